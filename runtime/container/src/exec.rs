@@ -1,0 +1,186 @@
+//! One more process in a container: [`exec`].
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use runvm_oci::{NamespaceKind, Plan, Process};
+use runvm_sys::PidFd;
+use runvm_sys::clone::{Spawn, SpawnError};
+
+use crate::cgroup::Cgroup;
+use crate::control::{Control, ExecOrder, Order, Word};
+use crate::namespaces::{self, Source, source};
+use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
+use crate::{ChildError, Unsupported, supported};
+
+/// `CLONE_NEWPID` (linux/sched.h).
+const CLONE_NEWPID: u32 = 0x2000_0000;
+
+/// What to run in which container.
+pub struct ExecRequest<'a> {
+    /// The checked process.
+    pub process: &'a Process,
+    /// The bytes `process` was read from; the new process reads and checks them again.
+    pub process_json: &'a [u8],
+    /// The container's plan, for what holds for all its processes.
+    pub plan: &'a Plan,
+    /// The container's first process: its namespaces are joined.
+    pub target: &'a PidFd,
+    /// Its pid.
+    pub target_pid: u32,
+    /// The cgroup to run in.
+    pub cgroup: Option<&'a Cgroup>,
+    /// The program's standard streams; `None` with a terminal.
+    pub stdio: Option<Stdio>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+}
+
+/// A process that runs its program.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its pid, as the caller's pid namespace has it: a child of the caller.
+    pub pid: u32,
+    /// A handle on it.
+    pub pidfd: PidFd,
+    /// The terminal's master.
+    pub terminal: Option<OwnedFd>,
+    /// What could not be done as asked, without making the process another one.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no process. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Part of what is asked is not done by this engine.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// Neither a terminal nor streams were given, or both.
+    #[error("process.terminal and the given standard streams contradict each other")]
+    Stdio,
+    /// The runtime's own executable.
+    #[error("cannot seal the runtime's own executable")]
+    Seal(#[source] io::Error),
+    /// The container's process is gone.
+    #[error("container not running: process {pid} has ended")]
+    NotRunning {
+        /// The container's process.
+        pid: u32,
+    },
+    /// The way into the cgroup.
+    #[error("cannot open the container's cgroup")]
+    Cgroup(#[source] io::Error),
+    /// Descriptors for the process.
+    #[error("cannot prepare the descriptors of the process")]
+    Descriptors(#[source] io::Error),
+    /// The process itself.
+    #[error("cannot make the process")]
+    Spawn(#[source] SpawnError),
+    /// The process and its creator lost each other.
+    #[error("cannot talk to the process")]
+    Control(#[source] io::Error),
+    /// The process ended without a word: somebody, or the lack of memory, killed it.
+    #[error("the process ended while it set itself up, with the exit code {code}")]
+    Ended {
+        /// As a shell has it: 128 more than the signal.
+        code: i32,
+    },
+    /// The process says what it could not do.
+    #[error("cannot run the process in the container")]
+    Child(#[source] ChildError),
+}
+
+/// Runs one more process in a container; returns when its program has been executed. The process
+/// is a child of the caller.
+pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
+    supported::check_exec(request.plan, request.process)?;
+    if request.process.terminal == request.stdio.is_some() {
+        return Err(ExecError::Stdio);
+    }
+    // A process cannot be born in a pid namespace that is going away; tell why.
+    if request.target.has_exited().map_err(ExecError::Control)? {
+        return Err(ExecError::NotRunning {
+            pid: request.target_pid,
+        });
+    }
+    let (newborn, control) = spawn(&request)?;
+    until_executed(newborn, control)
+}
+
+fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
+    let executable = sealed_self().map_err(ExecError::Seal)?;
+    let (ours, theirs) = Control::pair().map_err(ExecError::Control)?;
+    let entry = way_into(request.cgroup).map_err(ExecError::Cgroup)?;
+    let mut inherited = Inherited::above(request.preserve_fds);
+    let mut add = |fd| inherited.add(fd).map_err(ExecError::Descriptors);
+    let control = add(theirs.into())?;
+    let target = request.target.as_fd().try_clone_to_owned();
+    let target = add(target.map_err(ExecError::Descriptors)?)?;
+    let tasks = entry.tasks.into_iter().map(add);
+    let tasks = tasks.collect::<Result<_, _>>()?;
+    let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
+    let spawned = Spawn {
+        executable: executable.as_fd(),
+        argv: &init_argv(control),
+        envp: &[],
+        stdio: request.stdio.as_ref().map(Stdio::borrow),
+        inherit: &inherited.borrow(),
+        preserve: request.preserve_fds,
+        new_namespaces: 0,
+        pid_namespace: has_pid_namespace.then(|| request.target.as_fd()),
+        cgroup: entry.unified.as_ref().map(AsFd::as_fd),
+        dies_with_parent: true,
+        gateway: None,
+        write_id_maps: None,
+    }
+    .spawn()
+    .map_err(ExecError::Spawn)?;
+    let order = order(request, target, tasks);
+    // A process that has died by now is found out when its answer is waited for.
+    let _ = ours.send(&Order::Exec(order), request.process_json, &[]);
+    Ok((Newborn::new(spawned), ours))
+}
+
+fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
+    let container = &request.plan.process;
+    ExecOrder {
+        tasks,
+        target,
+        join: namespaces::all_flags(request.plan) & !CLONE_NEWPID,
+        capabilities: container.capabilities.map(|sets| {
+            [
+                sets.bounding,
+                sets.effective,
+                sets.inheritable,
+                sets.permitted,
+                sets.ambient,
+            ]
+        }),
+        no_new_privileges: container.no_new_privileges,
+        preserve_fds: request.preserve_fds,
+    }
+}
+
+/// The end of the conversation is the execve: it closes the process's end.
+fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, ExecError> {
+    let mut terminal = None;
+    let mut ready = None;
+    while let Some(frame) = control.receive::<Word>().map_err(ExecError::Control)? {
+        match frame.message {
+            Word::Terminal => terminal = frame.fds.into_iter().next(),
+            Word::Ready { warnings, .. } => ready = Some(warnings),
+            Word::Failed(error) => return Err(ExecError::Child(error)),
+            Word::RuntimeHooks => {}
+        }
+    }
+    let Some(warnings) = ready else {
+        let code = newborn.end().map_err(ExecError::Control)?.code();
+        return Err(ExecError::Ended { code });
+    };
+    Ok(Executed {
+        pid: newborn.pid,
+        pidfd: newborn.ready().map_err(ExecError::Control)?,
+        terminal,
+        warnings,
+    })
+}

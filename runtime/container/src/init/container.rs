@@ -1,0 +1,252 @@
+//! A container's first process: from the clone to the program.
+
+use std::os::unix::net::UnixListener;
+
+use runvm_oci::{NamespaceKind, Plan, State, Status};
+use rustix::fs::Mode;
+use rustix::process::umask;
+
+use super::{
+    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, outlive_caller,
+    start_session, take,
+};
+use crate::control::{Control, CreateOrder, GoOn, Word};
+use crate::mounts::{self, Mounts};
+use crate::namespaces::{self, Source, source};
+use crate::proc_fs::ProcFs;
+use crate::process::{self, Changed, Program};
+use crate::rootfs::Rootfs;
+use crate::start::{self, Release};
+use crate::terminal::Terminal;
+use crate::{ChildError, credentials, devices, hooks, limits, paths, root, sysctl};
+
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// Sets the container up, reports, waits to be started, and becomes the program.
+pub(super) fn run(
+    control: &mut Control,
+    order: CreateOrder,
+    config: &[u8],
+    entered_ns: u64,
+) -> Result<(), InitError> {
+    let listener = UnixListener::from(take(order.listener)?);
+    let plan = Plan::parse(config, &order.bundle)?;
+    crate::supported::check(&plan)?;
+    let init = Init {
+        proc_fs: ProcFs::open()?,
+        order: &order,
+        plan: &plan,
+    };
+    let ready = init.set_up(control)?;
+    outlive_caller()?;
+    report(control, entered_ns, &ready)?;
+    // From here on the caller may be gone; the next to hear of an error is the one who starts.
+    let mut release = start::wait(&listener).map_err(InitError::Wait)?;
+    drop(listener);
+    let error = match init.run_program(&ready.program, &mut release) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    release.failed(&ChildError::new(&error));
+    std::process::exit(1);
+}
+
+struct Init<'a> {
+    proc_fs: ProcFs,
+    order: &'a CreateOrder,
+    plan: &'a Plan,
+}
+
+/// All that is left to do is to wait.
+struct Ready {
+    program: Program,
+    warnings: Vec<String>,
+}
+
+/// What cannot be.
+enum Never {}
+
+impl Init<'_> {
+    fn set_up(&self, control: &mut Control) -> Result<Ready, InitError> {
+        let process = &self.plan.process;
+        enter_cgroups(&self.order.tasks)?;
+        self.enter_namespaces()?;
+        limits::set_priorities(&self.proc_fs, process)?;
+        limits::raise_rlimits(&process.rlimits)?;
+        hide()?;
+        start_session()?;
+        self.new_keyring()?;
+        self.name_host()?;
+        sysctl::set(&self.proc_fs, &self.plan.sysctl)?;
+        // Modes are given whole.
+        umask(Mode::empty());
+        self.enter_root(control)?;
+        umask(Mode::from_raw_mode(
+            process.user.umask.unwrap_or(DEFAULT_UMASK),
+        ));
+        if let Some(personality) = &self.plan.personality {
+            limits::set_personality(personality)?;
+        }
+        give_streams(process.user.uid);
+        let changed = process::change_directory(&process.cwd)?;
+        let warnings = credentials::assume(&self.proc_fs, process)?;
+        // A change of user has made the process's entries others' again.
+        hide()?;
+        if changed == Changed::Retry {
+            process::change_directory_as_user(&process.cwd)?;
+        }
+        forbid_new_privileges(process.no_new_privileges)?;
+        Ok(Ready {
+            program: Program::find(process)?,
+            warnings,
+        })
+    }
+
+    fn enter_namespaces(&self) -> Result<(), InitError> {
+        for (kind, number) in &self.order.joins {
+            namespaces::join(*kind, &take(*number)?)?;
+        }
+        // Its root is the cgroup the process is in, so only now.
+        if source(self.plan, NamespaceKind::Cgroup) == Source::New {
+            namespaces::new_cgroup_namespace()?;
+        }
+        Ok(())
+    }
+
+    fn new_keyring(&self) -> Result<(), InitError> {
+        if self.order.no_new_keyring {
+            return Ok(());
+        }
+        let name = std::ffi::CString::new(format!("_ses.{}", self.order.id));
+        let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
+        match runvm_sys::keyring::join_session(&name) {
+            // A kernel without keyrings has none to inherit.
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+            result => result.map_err(InitError::Keyring),
+        }
+    }
+
+    fn name_host(&self) -> Result<(), InitError> {
+        if let Some(name) = &self.plan.hostname {
+            rustix::system::sethostname(name.as_bytes()).map_err(|errno| InitError::Hostname {
+                name: name.clone(),
+                source: errno.into(),
+            })?;
+        }
+        if let Some(name) = &self.plan.domainname {
+            rustix::system::setdomainname(name.as_bytes()).map_err(|errno| {
+                InitError::Domainname {
+                    name: name.clone(),
+                    source: errno.into(),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// From the host's mounts to the container's root, with the hooks that come before it.
+    fn enter_root(&self, control: &mut Control) -> Result<(), InitError> {
+        let plan = self.plan;
+        if source(plan, NamespaceKind::Mount) == Source::Runtime {
+            self.run_hooks_before_root(control)?;
+            return Ok(root::change_directory(&plan.root.path)?);
+        }
+        let rootfs = root::mount(&plan.root.path, plan.rootfs_propagation)?;
+        let later = self.mounts(&rootfs).make(&plan.mounts)?;
+        devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
+        self.set_up_terminal(control, &rootfs)?;
+        self.run_hooks_before_root(control)?;
+        paths::mask(&rootfs, &plan.masked_paths)?;
+        paths::make_read_only(&rootfs, &plan.readonly_paths)?;
+        mounts::make_read_only(&later)?;
+        if self.order.no_pivot {
+            root::move_over(&rootfs)?;
+        } else {
+            root::pivot(&rootfs, plan.rootfs_propagation)?;
+        }
+        Ok(root::finish(
+            &rootfs,
+            plan.root.readonly,
+            plan.rootfs_propagation,
+        )?)
+    }
+
+    fn mounts<'a>(&'a self, rootfs: &'a Rootfs) -> Mounts<'a> {
+        Mounts {
+            rootfs,
+            proc_fs: &self.proc_fs,
+            cgroup_namespace: source(self.plan, NamespaceKind::Cgroup) != Source::Runtime,
+        }
+    }
+
+    /// No user namespace but the first lets a device node be made.
+    fn device_way(&self) -> devices::Way {
+        match source(self.plan, NamespaceKind::User) {
+            Source::Runtime => devices::Way::Make,
+            Source::New | Source::Joined => devices::Way::Bind,
+        }
+    }
+
+    fn set_up_terminal(&self, control: &mut Control, rootfs: &Rootfs) -> Result<(), InitError> {
+        if !self.plan.process.terminal {
+            return Ok(());
+        }
+        let terminal = Terminal::open(rootfs, &self.plan.process)?;
+        terminal.bind_console(rootfs)?;
+        super::joined::adopt_terminal(control, terminal)
+    }
+
+    fn run_hooks_before_root(&self, control: &mut Control) -> Result<(), InitError> {
+        let asked = &self.plan.hooks;
+        if !(asked.prestart.is_empty() && asked.create_runtime.is_empty()) {
+            control
+                .send(&Word::RuntimeHooks, &[], &[])
+                .map_err(InitError::Control)?;
+            match control.receive::<GoOn>().map_err(InitError::Control)? {
+                Some(_) => {}
+                // The caller gave up and has the reason itself.
+                None => std::process::exit(1),
+            }
+        }
+        if asked.create_container.is_empty() {
+            return Ok(());
+        }
+        let state = self.state(Status::Creating);
+        Ok(hooks::run(
+            "createContainer",
+            &asked.create_container,
+            &state,
+        )?)
+    }
+
+    fn state(&self, status: Status) -> State {
+        State {
+            oci_version: State::OCI_VERSION.into(),
+            id: self.order.id.clone(),
+            status,
+            pid: self.order.pid,
+            bundle: self.order.bundle.clone(),
+            annotations: self.plan.annotations.clone(),
+        }
+    }
+
+    /// The way from `created` to the program's first instruction.
+    fn run_program(&self, program: &Program, release: &mut Release) -> Result<Never, InitError> {
+        let asked = &self.plan.hooks.start_container;
+        if !asked.is_empty() {
+            hooks::run("startContainer", asked, &self.state(Status::Created))?;
+        }
+        limits::set_rlimits(&self.plan.process.rlimits)?;
+        release.executing().map_err(InitError::Control)?;
+        let_go(self.order.preserve_fds)?;
+        Err(program.execute().into())
+    }
+}
+
+fn report(control: &Control, entered_ns: u64, ready: &Ready) -> Result<(), InitError> {
+    let word = Word::Ready {
+        entered_ns,
+        warnings: ready.warnings.clone(),
+    };
+    control.send(&word, &[], &[]).map_err(InitError::Control)
+}

@@ -1,0 +1,208 @@
+//! The other side of [`create`](crate::create) and [`exec`](crate::exec): this executable, run
+//! again under a hidden name, with one thread and an order waiting on a socket.
+
+mod container;
+mod joined;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::DumpableBehavior;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::control::{Control, Order, Word};
+use crate::credentials::CredentialError;
+use crate::devices::DeviceError;
+use crate::hooks::HookError;
+use crate::limits::LimitError;
+use crate::mounts::MountError;
+use crate::namespaces::NamespaceError;
+use crate::paths::PathError;
+use crate::proc_fs::ProcFsError;
+use crate::process::ProgramError;
+use crate::root::RootError;
+use crate::sysctl::SysctlError;
+use crate::terminal::TerminalError;
+use crate::{ChildError, Unsupported};
+
+/// The first argument that makes this executable a container's process.
+pub(crate) const NAME: &str = "runvm-init";
+
+/// Why the process cannot become the program.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InitError {
+    #[error("cannot take over descriptor {number}")]
+    Descriptor { number: i32, source: io::Error },
+    #[error("the configuration changed on its way")]
+    Config(#[from] runvm_oci::ConfigError),
+    #[error("cannot move into the container's cgroup")]
+    Cgroup(#[source] io::Error),
+    #[error("cannot join the container's namespaces")]
+    Join(#[source] io::Error),
+    #[error("cannot become root of the container's user namespace")]
+    BecomeRoot(#[source] io::Error),
+    #[error("cannot start a session")]
+    Session(#[source] io::Error),
+    #[error("cannot join a new session keyring")]
+    Keyring(#[source] io::Error),
+    #[error("cannot open the container's root")]
+    OpenRoot(#[source] io::Error),
+    #[error("cannot set the host name {name:?}")]
+    Hostname { name: String, source: io::Error },
+    #[error("cannot set the domain name {name:?}")]
+    Domainname { name: String, source: io::Error },
+    #[error("cannot set process.noNewPrivileges")]
+    NoNewPrivileges(#[source] io::Error),
+    #[error("cannot keep other processes from looking into this one")]
+    Dumpable(#[source] io::Error),
+    #[error("cannot outlive the caller")]
+    DeathSignal(#[source] io::Error),
+    #[error("cannot talk to the caller")]
+    Control(#[source] io::Error),
+    #[error("cannot put the signals back to their defaults")]
+    Signals(#[source] io::Error),
+    #[error("cannot mark the descriptors from {first} on to be closed")]
+    CloseOnExec { first: u32, source: io::Error },
+    #[error("cannot wait to be started")]
+    Wait(#[source] io::Error),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
+    ProcFs(#[from] ProcFsError),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// To be called first in `main` of a program that uses [`create`](crate::create),
+/// [`exec`](crate::exec) or [`spawn_self`](crate::spawn_self) with the engine's own names: if the
+/// process is such a re-execution, it does its work and does not return.
+pub fn run_hidden_entry() {
+    let mut args = std::env::args_os();
+    if args.next().is_none_or(|name| name != NAME) {
+        return;
+    }
+    let entered_ns = monotonic_ns();
+    let number = args.next().and_then(|arg| arg.to_str()?.parse().ok());
+    let control = number.and_then(|number| runvm_sys::inherited::take(number).ok());
+    let code = match control {
+        Some(control) => obey(control.into(), entered_ns),
+        // Somebody typed the hidden name.
+        None => 1,
+    };
+    std::process::exit(code);
+}
+
+/// Does what the order says; comes back with an exit code only on failure.
+fn obey(mut control: Control, entered_ns: u64) -> i32 {
+    // When the caller is gone there is nobody to tell.
+    let Ok(Some(frame)) = control.receive::<Order>() else {
+        return 1;
+    };
+    let result = match frame.message {
+        Order::Create(order) => container::run(&mut control, order, &frame.bytes, entered_ns),
+        Order::Exec(order) => joined::run(&mut control, order, &frame.bytes, entered_ns),
+    };
+    if let Err(error) = result {
+        let _ = control.send(&Word::Failed(ChildError::new(&error)), &[], &[]);
+    }
+    1
+}
+
+/// CLOCK_MONOTONIC now, in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec;
+    u64::try_from(nanoseconds).unwrap_or(0)
+}
+
+fn take(number: i32) -> Result<OwnedFd, InitError> {
+    runvm_sys::inherited::take(number).map_err(|source| InitError::Descriptor { number, source })
+}
+
+/// Moves into the v1 cgroups. A single thread that names itself as "0" waits for no one; to be
+/// moved by pid takes a lock that waits for every CPU.
+fn enter_cgroups(tasks: &[i32]) -> Result<(), InitError> {
+    for number in tasks {
+        let tasks = take(*number)?;
+        rustix::io::write(&tasks, b"0").map_err(|errno| InitError::Cgroup(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Closes this process to ptrace(2) and its /proc entries to others. execve undoes it.
+fn hide() -> Result<(), InitError> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| InitError::Dumpable(errno.into()))
+}
+
+/// The program must not end with the process that asked for it.
+fn outlive_caller() -> Result<(), InitError> {
+    rustix::process::set_parent_process_death_signal(None)
+        .map_err(|errno| InitError::DeathSignal(errno.into()))
+}
+
+fn start_session() -> Result<(), InitError> {
+    match rustix::process::setsid() {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(InitError::Session(errno.into())),
+    }
+}
+
+fn forbid_new_privileges(asked: bool) -> Result<(), InitError> {
+    if !asked {
+        return Ok(());
+    }
+    rustix::thread::set_no_new_privs(true).map_err(|errno| InitError::NoNewPrivileges(errno.into()))
+}
+
+/// The streams the program inherits must be its user's to reopen (as /dev/stdout). Not the null
+/// device, which is everybody's; and what cannot change hands stays as it is.
+fn give_streams(uid: u32) {
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    give_stream(&input, uid);
+    give_stream(&output, uid);
+    give_stream(&error, uid);
+}
+
+fn give_stream(stream: &impl std::os::fd::AsFd, uid: u32) {
+    use rustix::fs::{FileType, Uid, fchown, fstat};
+    let Ok(stat) = fstat(stream) else {
+        return;
+    };
+    let is_pipe_or_tty = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => rustix::termios::isatty(stream),
+        FileType::Fifo | FileType::Socket | FileType::RegularFile => true,
+        _ => false,
+    };
+    if is_pipe_or_tty && stat.st_uid != uid {
+        let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
+    }
+}
+
+/// The last preparations that a failed execve could not undo.
+fn let_go(preserve_fds: u32) -> Result<(), InitError> {
+    let first = preserve_fds.saturating_add(3);
+    runvm_sys::inherited::close_on_exec_from(first)
+        .map_err(|source| InitError::CloseOnExec { first, source })?;
+    runvm_sys::signals::reset_all().map_err(InitError::Signals)
+}

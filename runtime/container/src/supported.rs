@@ -1,0 +1,79 @@
+//! What the engine does not do yet is refused by name: a plan is done whole or not at all.
+
+use runvm_oci::{NamespaceKind, Plan, Process};
+
+use crate::namespaces::{Source, source};
+
+/// A part of the plan that the engine does not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    /// A field of config.json that is not acted on yet.
+    #[error("{0} is not supported yet")]
+    Field(String),
+    /// A field that changes mounts, where the host's own mounts would be meant.
+    #[error("{0} needs a mount namespace in linux.namespaces")]
+    NeedsMountNamespace(&'static str),
+}
+
+/// Refuses a container that could only be made in part.
+pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
+    check_process(&plan.process, "process.")?;
+    let refused = [
+        (plan.seccomp.is_some(), "linux.seccomp"),
+        (plan.mount_label.is_some(), "linux.mountLabel"),
+        (plan.intel_rdt.is_some(), "linux.intelRdt"),
+        (plan.memory_policy.is_some(), "linux.memoryPolicy"),
+        (!plan.net_devices.is_empty(), "linux.netDevices"),
+    ];
+    first(&refused)?;
+    for (i, mount) in plan.mounts.iter().enumerate() {
+        if mount.idmap.is_some() {
+            return Err(Unsupported::Field(format!("mounts[{i}]: an id mapping")));
+        }
+    }
+    check_mount_namespace(plan)
+}
+
+/// The same for a further process.
+pub(crate) fn check_exec(plan: &Plan, process: &Process) -> Result<(), Unsupported> {
+    check_process(process, "")?;
+    first(&[(plan.seccomp.is_some(), "linux.seccomp")])
+}
+
+fn check_process(process: &Process, prefix: &str) -> Result<(), Unsupported> {
+    let refused = [
+        (process.apparmor_profile.is_some(), "apparmorProfile"),
+        (process.selinux_label.is_some(), "selinuxLabel"),
+    ];
+    first(&refused).map_err(|error| match error {
+        Unsupported::Field(field) => Unsupported::Field(format!("{prefix}{field}")),
+        other => other,
+    })
+}
+
+fn first(refused: &[(bool, &str)]) -> Result<(), Unsupported> {
+    match refused.iter().find(|(present, _)| *present) {
+        Some((_, field)) => Err(Unsupported::Field((*field).to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Without a mount namespace nothing is mounted, bound or made: it would be on the host.
+fn check_mount_namespace(plan: &Plan) -> Result<(), Unsupported> {
+    if source(plan, NamespaceKind::Mount) != Source::Runtime {
+        return Ok(());
+    }
+    let refused = [
+        (!plan.mounts.is_empty(), "mounts"),
+        (!plan.devices.is_empty(), "linux.devices"),
+        (!plan.masked_paths.is_empty(), "linux.maskedPaths"),
+        (!plan.readonly_paths.is_empty(), "linux.readonlyPaths"),
+        (plan.root.readonly, "root.readonly"),
+        (plan.rootfs_propagation.is_some(), "linux.rootfsPropagation"),
+        (plan.process.terminal, "process.terminal"),
+    ];
+    match refused.iter().find(|(present, _)| *present) {
+        Some((_, field)) => Err(Unsupported::NeedsMountNamespace(field)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use runvm_container::Stdio;
+use runvm_oci::Plan;
+use runvm_sandbox::lifecycle::{self, Console, CreateRequest, Created};
+use runvm_sandbox::phases::Waterfall;
+
+use super::Session;
+use crate::cli::{Create, NewContainer};
+
+/// `runvm create`: makes a container and stops before its program.
+pub(super) fn create(session: &Session<'_>, args: &Create) -> anyhow::Result<u8> {
+    let bundle = args.container.bundle.as_deref().unwrap_or(Path::new("."));
+    let console = console(&args.container, true);
+    new_container(
+        session,
+        &args.id,
+        bundle,
+        &args.container,
+        console,
+        &mut Waterfall::begin(),
+    )?;
+    Ok(0)
+}
+
+/// Who gets the terminal of a new container.
+pub(super) fn console(args: &NewContainer, detached: bool) -> Console<'_> {
+    match &args.console_socket {
+        Some(socket) => Console::Socket(socket),
+        None if detached => Console::None,
+        None => Console::Caller,
+    }
+}
+
+/// Reads the bundle, chooses the isolation and makes the container.
+pub(super) fn new_container(
+    session: &Session<'_>,
+    id: &str,
+    bundle: &Path,
+    args: &NewContainer,
+    console: Console<'_>,
+    waterfall: &mut Waterfall,
+) -> anyhow::Result<Created> {
+    let bundle = absolute(bundle)?;
+    let (plan, config) = Plan::read(&bundle)?;
+    for warning in &plan.warnings {
+        session.logger.warn(warning);
+    }
+    let settings = session.settings()?;
+    let isolation = session.isolation(&plan, &settings)?;
+    waterfall.end("read");
+    let pid_file = args
+        .pid_file
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()?;
+    let request = CreateRequest {
+        id,
+        bundle: &bundle,
+        plan: &plan,
+        config: &config,
+        isolation,
+        settings: &settings,
+        stdio: Stdio::inherit().context("cannot take over standard input, output and error")?,
+        console,
+        pid_file: pid_file.as_deref(),
+        preserve_fds: preserve_fds(args.preserve_fds)?,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        systemd_cgroup: session.global.systemd_cgroup,
+        rootless: session.rootless(),
+    };
+    let created = lifecycle::create(&session.store, request, waterfall)?;
+    for warning in &created.warnings {
+        session.logger.warn(warning);
+    }
+    session.logger.debug(|| {
+        let spans = serde_json::to_string(waterfall.spans()).unwrap_or_default();
+        format!(
+            "container {id:?} created in {isolation} isolation, pid {}: {spans}",
+            created.pid
+        )
+    });
+    Ok(created)
+}
+
+/// The descriptors asked for and those of socket activation (sd_listen_fds(3)), which come first.
+fn preserve_fds(asked: u32) -> anyhow::Result<u32> {
+    let listen_fds = match std::env::var("LISTEN_FDS") {
+        Ok(count) => count
+            .parse::<u32>()
+            .with_context(|| format!("LISTEN_FDS is {count:?}"))?,
+        Err(_) => 0,
+    };
+    asked
+        .checked_add(listen_fds)
+        .context("--preserve-fds and LISTEN_FDS are too many")
+}
+
+fn absolute(bundle: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::canonicalize(bundle)
+        .with_context(|| format!("cannot use the bundle {}", bundle.display()))
+}

@@ -1,0 +1,60 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use runvm_sandbox::lifecycle::{self, Container};
+use runvm_sandbox::phases::Waterfall;
+
+use super::Session;
+use super::create::{console, new_container};
+use crate::cli::Run;
+use crate::foreground::{ForwardedSignals, attend};
+
+/// `runvm run`: makes a container, runs its program, waits for it and deletes the container; the
+/// answer is the program's exit code.
+pub(super) fn run(session: &Session<'_>, args: &Run) -> anyhow::Result<u8> {
+    let (id, bundle) = id_and_bundle(args);
+    if !args.no_subreaper && !args.detach {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the reaper of the container's orphans")?;
+    }
+    // From here on signals are meant for the container, also those that come while it is made.
+    let signals = (!args.detach).then(ForwardedSignals::take).transpose()?;
+    let console = console(&args.container, args.detach);
+    let waterfall = &mut Waterfall::begin();
+    let created = new_container(session, &id, &bundle, &args.container, console, waterfall)?;
+
+    let container = Container::open(&session.store, &id)?;
+    if let Err(error) = container.start() {
+        // The container is of no use and the caller does not know it: the first error is the one to tell.
+        let _ = lifecycle::delete(&session.store, &id, true);
+        return Err(error.into());
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    let code = attend(&created.pidfd, created.terminal, &signals, |signal| {
+        if let Err(error) = container.kill(signal, false) {
+            session
+                .logger
+                .debug(|| crate::logger::one_line(&error.into()));
+        }
+    })?;
+    if !args.keep {
+        for warning in lifecycle::delete(&session.store, &id, true)? {
+            session.logger.warn(&warning);
+        }
+    }
+    Ok(code)
+}
+
+/// A word that cannot be an id is the bundle, and the container gets an id of its own.
+fn id_and_bundle(args: &Run) -> (String, PathBuf) {
+    let named = args.container.bundle.as_deref();
+    let is_path = args.id.contains('/') || args.id == "." || args.id == "..";
+    if named.is_none() && is_path {
+        let unique = runvm_sandbox::phases::now_ns();
+        return (
+            format!("run-{}-{unique:x}", std::process::id()),
+            PathBuf::from(&args.id),
+        );
+    }
+    (args.id.clone(), named.unwrap_or(Path::new(".")).to_owned())
+}

@@ -1,0 +1,35 @@
+//! runvm: an OCI runtime that runs a bundle as a namespaced container or inside a microVM.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod foreground;
+mod logger;
+mod waterfall;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::logger::Logger;
+
+fn main() -> ExitCode {
+    runvm_sandbox::run_hidden_entry();
+    let cli = Cli::parse_from(cli::with_double_dashes(std::env::args_os()));
+    let logger = match Logger::open(&cli.global) {
+        Ok(logger) => logger,
+        Err(error) => {
+            eprintln!("runvm: {}", logger::one_line(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let failure = cli.command.failure_code();
+    match commands::run(cli, &logger) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            logger.error(&error);
+            ExitCode::from(failure)
+        }
+    }
+}

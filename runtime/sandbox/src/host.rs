@@ -1,0 +1,151 @@
+//! Container isolation: namespaces on the host's kernel.
+
+use std::io;
+
+use runvm_container::cgroup::Cgroup;
+use runvm_container::{CreateRequest, ExecRequest};
+use runvm_sys::PidFd;
+
+use crate::phases::Stamps;
+use crate::record::ProcessIdentity;
+use crate::{
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox,
+};
+
+/// Makes namespaced containers.
+#[derive(Debug)]
+pub struct Host;
+
+impl Isolation for Host {
+    fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
+        let terminal = blueprint.plan.process.terminal;
+        let created = runvm_container::create(CreateRequest {
+            id: blueprint.id,
+            plan: blueprint.plan,
+            config: blueprint.config,
+            bundle: blueprint.bundle,
+            state_dir: rustix::fd::AsFd::as_fd(blueprint.directory),
+            cgroup: blueprint.cgroup,
+            stdio: (!terminal).then_some(blueprint.stdio),
+            preserve_fds: blueprint.preserve_fds,
+            no_pivot: blueprint.no_pivot,
+            no_new_keyring: blueprint.no_new_keyring,
+        })?;
+        Ok(Built {
+            pid: created.pid,
+            pidfd: created.pidfd,
+            terminal: created.terminal,
+            stamps: Stamps {
+                isolated_ns: created.stamps.entered_ns,
+                ready_ns: created.stamps.ready_ns,
+                within_isolate: Vec::new(),
+            },
+            annotations: Vec::new(),
+            warnings: created.warnings,
+        })
+    }
+
+    fn reopen<'a>(&self, record: &'a Record, directory: &'a Directory) -> Box<dyn Sandbox + 'a> {
+        Box::new(Container { record, directory })
+    }
+}
+
+/// A container that an earlier process made.
+struct Container<'a> {
+    record: &'a Record,
+    directory: &'a Directory,
+}
+
+/// Why a process of a container could not be reached.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
+    #[error("container not running")]
+    Gone,
+    #[error("cannot send signal {signal} to process {pid}")]
+    Signal {
+        signal: i32,
+        pid: u32,
+        source: io::Error,
+    },
+}
+
+impl Container<'_> {
+    /// A handle on the container's first process, checked to be that and no later owner of its pid.
+    fn first_process(&self) -> Result<(ProcessIdentity, PidFd), ReachError> {
+        let process = self.record.process.ok_or(ReachError::Gone)?;
+        let pidfd = process.open().map_err(|_| ReachError::Gone)?;
+        Ok((process, pidfd))
+    }
+
+    fn cgroup(&self) -> Result<Option<Cgroup>, BackendError> {
+        Ok(self.record.cgroup.as_ref().map(Cgroup::open).transpose()?)
+    }
+
+    fn signal_all(&self, signal: i32) -> Result<(), BackendError> {
+        let cgroup = self.cgroup()?.ok_or(ReachError::Gone)?;
+        for pid in cgroup.pids()? {
+            // A process that ends while the list is walked needs no signal.
+            if let Ok(pidfd) = PidFd::open(pid) {
+                match pidfd.send_signal(signal) {
+                    Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                        return Err(ReachError::Signal {
+                            signal,
+                            pid,
+                            source: error,
+                        }
+                        .into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sandbox for Container<'_> {
+    fn is_waiting(&self) -> bool {
+        runvm_container::is_waiting(rustix::fd::AsFd::as_fd(self.directory))
+    }
+
+    fn start(&mut self) -> Result<(), BackendError> {
+        Ok(runvm_container::start(rustix::fd::AsFd::as_fd(
+            self.directory,
+        ))?)
+    }
+
+    fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
+        let (process, target) = self.first_process()?;
+        let cgroup = self.cgroup()?;
+        let executed = runvm_container::exec(ExecRequest {
+            process: exec.process,
+            process_json: exec.process_json,
+            plan: exec.plan,
+            target: &target,
+            target_pid: process.pid,
+            cgroup: cgroup.as_ref(),
+            stdio: (!exec.process.terminal).then_some(exec.stdio),
+            preserve_fds: exec.preserve_fds,
+        })?;
+        Ok(Attached {
+            pid: executed.pid,
+            pidfd: executed.pidfd,
+            terminal: executed.terminal,
+        })
+    }
+
+    fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
+        if all {
+            return self.signal_all(signal);
+        }
+        let (process, pidfd) = self.first_process()?;
+        pidfd
+            .send_signal(signal)
+            .map_err(|source| ReachError::Signal {
+                signal,
+                pid: process.pid,
+                source,
+            })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! The creator's side of a new microVM.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
+use runvm_container::cgroup::Cgroup;
+use runvm_container::run_hooks;
+use runvm_oci::{NamespaceKind, Plan, State};
+use runvm_vmm::Hypervisor;
+
+use super::guest_config::{GuestConfig, guest_config};
+use super::hidden::{self, Hidden, Start, VMM};
+use super::hypervisor::{HypervisorChosen, choose_hypervisor};
+use super::vmm::{GoOn, Order, OrderedExport, Report};
+use super::{PreserveFds, size};
+use crate::{BackendError, Blueprint, Built, Settings};
+
+/// What the guest's kernel is told on either hypervisor, besides what that adds for its machine: to be
+/// quiet but for its last words, and to keep no memory for devices that cannot reach all of it.
+const COMMAND_LINE: &str = "quiet swiotlb=noforce";
+
+/// Why the parts of a microVM could not be put together.
+#[derive(Debug, thiserror::Error)]
+enum PartError {
+    #[error("cannot open the guest's {what} {}", path.display())]
+    Image {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot open the container's cgroup")]
+    Cgroup(#[source] io::Error),
+    #[error("cannot open the network namespace {}", path.display())]
+    Network { path: PathBuf, source: io::Error },
+}
+
+/// Builds a microVM and the container in it, up to OCI status `created`.
+pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
+    if blueprint.preserve_fds > 0 {
+        return Err(PreserveFds.into());
+    }
+    let Blueprint {
+        plan,
+        settings,
+        directory,
+        ..
+    } = blueprint;
+    let chosen = choose_hypervisor(settings)?;
+    let guest = guest_config(plan, blueprint.config)?;
+    let images = Images::open(plan, settings)?;
+    let network = open_network(plan)?;
+    let entry = blueprint
+        .cgroup
+        .map(Cgroup::entry)
+        .transpose()
+        .map_err(PartError::Cgroup)?;
+    let tasks = entry.as_ref().map_or(&[][..], |entry| &entry.tasks);
+    let terminal = plan.process.terminal;
+    let (stdio, master) = hidden::stdio_for(terminal, blueprint.stdio)?;
+
+    let order = Order {
+        id: blueprint.id.to_owned(),
+        directory: directory.as_fd().as_raw_fd(),
+        kernel: images.kernel.as_raw_fd(),
+        initramfs: images.initramfs.as_raw_fd(),
+        command_line: command_line(plan, settings),
+        memory_mib: size::memory_mib(plan, settings)?,
+        vcpus: size::vcpus(plan),
+        qemu: match &chosen.hypervisor {
+            Hypervisor::Kvm => None,
+            Hypervisor::Qemu { binary } => Some(binary.clone()),
+        },
+        exports: ordered(&guest),
+        read_only_root: plan.root.readonly,
+        terminal,
+        no_new_keyring: blueprint.no_new_keyring,
+        tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
+        network: network.as_ref().map(AsRawFd::as_raw_fd),
+        hooks: has_hooks(plan),
+    };
+    let mut inherit = vec![
+        directory.as_fd(),
+        images.kernel.as_fd(),
+        images.initramfs.as_fd(),
+    ];
+    inherit.extend(guest.exports.iter().map(|export| export.fd.as_fd()));
+    inherit.extend(tasks.iter().map(AsFd::as_fd));
+    inherit.extend(network.iter().map(AsFd::as_fd));
+    let start = Start {
+        name: VMM,
+        inherit,
+        stdio: &stdio,
+        new_namespaces: new_namespaces(plan),
+        cgroup: entry
+            .as_ref()
+            .and_then(|entry| entry.unified.as_ref())
+            .map(AsFd::as_fd),
+    };
+    let mut vmm = Hidden::start(start, &order, &guest.json)?;
+    if order.hooks {
+        vmm.report::<Report>(VMM)?;
+        run_runtime_hooks(plan, blueprint.id, blueprint.bundle, vmm.pid)?;
+        vmm.tell(VMM, &GoOn)?;
+    }
+    let Report::Created { stamps, warnings } = vmm.report(VMM)? else {
+        return Err("the VMM process reported out of order".into());
+    };
+    let (pid, pidfd) = vmm.keep()?;
+    Ok(Built {
+        pid,
+        pidfd,
+        terminal: master,
+        stamps,
+        annotations: annotations(&chosen),
+        warnings: guest.warnings.into_iter().chain(warnings).collect(),
+    })
+}
+
+/// The guest's kernel and initramfs.
+struct Images {
+    kernel: File,
+    initramfs: File,
+}
+
+impl Images {
+    /// Opens those of the bundle's `vm` section, or the settings'.
+    fn open(plan: &Plan, settings: &Settings) -> Result<Self, PartError> {
+        let vm = plan.vm.as_ref();
+        let kernel = vm.map_or_else(|| settings.kernel_path(), |vm| vm.kernel.clone());
+        let initramfs = vm
+            .and_then(|vm| vm.initrd.clone())
+            .unwrap_or_else(|| settings.initramfs_path());
+        let open = |what, path: PathBuf| {
+            File::open(&path).map_err(|source| PartError::Image { what, path, source })
+        };
+        Ok(Self {
+            kernel: open("kernel", kernel)?,
+            initramfs: open("initramfs", initramfs)?,
+        })
+    }
+}
+
+fn command_line(plan: &Plan, settings: &Settings) -> String {
+    let bundles = plan
+        .vm
+        .iter()
+        .flat_map(|vm| &vm.kernel_parameters)
+        .map(String::as_str);
+    [COMMAND_LINE, settings.kernel_parameters.as_str()]
+        .into_iter()
+        .chain(bundles)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The network namespace that the VMM process joins: that of config.json. The guest's is its own.
+fn open_network(plan: &Plan) -> Result<Option<OwnedFd>, PartError> {
+    let network = plan
+        .namespaces
+        .iter()
+        .find(|ns| ns.kind == NamespaceKind::Network);
+    let Some(path) = network.and_then(|network| network.path.as_ref()) else {
+        return Ok(None);
+    };
+    let opened = File::open(path).map_err(|source| PartError::Network {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(opened.into()))
+}
+
+/// What the VMM process has of its own; the network as the container would have it.
+fn new_namespaces(plan: &Plan) -> u32 {
+    let new_network = plan
+        .namespaces
+        .iter()
+        .any(|namespace| namespace.kind == NamespaceKind::Network && namespace.path.is_none());
+    let network = if new_network { CLONE_NEWNET } else { 0 };
+    (CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | network).cast_unsigned()
+}
+
+fn ordered(guest: &GuestConfig) -> Vec<OrderedExport> {
+    guest
+        .exports
+        .iter()
+        .map(|export| OrderedExport {
+            name: export.name.clone(),
+            fd: export.fd.as_raw_fd(),
+            read_only: export.read_only,
+        })
+        .collect()
+}
+
+fn has_hooks(plan: &Plan) -> bool {
+    !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty()
+}
+
+/// The hooks of the runtime's namespaces: as for a container, between its isolation and its root.
+fn run_runtime_hooks(plan: &Plan, id: &str, bundle: &Path, pid: u32) -> Result<(), BackendError> {
+    let state = State {
+        oci_version: State::OCI_VERSION.to_owned(),
+        id: id.to_owned(),
+        status: runvm_oci::Status::Creating,
+        pid,
+        bundle: bundle.to_owned(),
+        annotations: plan.annotations.clone(),
+    };
+    run_hooks("prestart", &plan.hooks.prestart, &state)?;
+    run_hooks("createRuntime", &plan.hooks.create_runtime, &state)?;
+    Ok(())
+}
+
+fn annotations(chosen: &HypervisorChosen) -> Vec<(&'static str, String)> {
+    vec![
+        ("dev.runvm.hypervisor", chosen.as_str().to_owned()),
+        ("dev.runvm.hypervisor.reason", chosen.reason.clone()),
+    ]
+}

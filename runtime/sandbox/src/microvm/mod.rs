@@ -1,0 +1,119 @@
+//! MicroVM isolation: the container behind a kernel of its own.
+//!
+//! [`MicroVm::create`](crate::Isolation::create) starts the VMM process ([`vmm`]), a hidden entry of this
+//! executable. Its pid stands for the container on the host: it boots the guest, has the agent
+//! make the container from a [rewritten](guest_config) config.json, relays stdio and signals, and
+//! exits as the container's first process does. Later processes reach the agent through the VM's
+//! socket in the container's directory ([`guest`]); an exec'ed process gets a stand-in of its own
+//! ([`exec`]).
+
+mod attend;
+mod create;
+mod exec;
+mod guest;
+mod guest_config;
+mod hidden;
+mod hypervisor;
+mod size;
+mod start;
+mod stdio;
+mod vmm;
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use runvm_proto::{Process, Request};
+use runvm_sys::PidFd;
+
+use crate::{
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox,
+};
+
+pub use hidden::run_hidden_entry;
+pub use hypervisor::{
+    HypervisorChosen, HypervisorError, QemuMissing, choose_hypervisor, find_qemu, kvm_usable,
+};
+pub use size::{GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, host_resources};
+
+/// The exit code of a stand-in whose guest has gone: as of a process killed with it.
+const VM_DIED: i32 = 128 + nix::libc::SIGKILL;
+
+/// How long the agent may take to deliver a signal before the guest counts as hung.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Makes microVMs.
+#[derive(Debug)]
+pub struct MicroVm;
+
+impl Isolation for MicroVm {
+    fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
+        create::create(blueprint)
+    }
+
+    fn reopen<'a>(&self, record: &'a Record, directory: &'a Directory) -> Box<dyn Sandbox + 'a> {
+        Box::new(Guest { record, directory })
+    }
+}
+
+/// Descriptors that cannot be passed on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--preserve-fds is not supported in vm isolation: a descriptor of the host has no meaning in the guest"
+)]
+struct PreserveFds;
+
+/// Why a guest could not be signalled.
+#[derive(Debug, thiserror::Error)]
+enum KillError {
+    #[error("container not running")]
+    Gone,
+}
+
+/// A microVM that an earlier process made.
+struct Guest<'a> {
+    record: &'a Record,
+    directory: &'a Directory,
+}
+
+impl Sandbox for Guest<'_> {
+    fn is_waiting(&self) -> bool {
+        start::is_waiting(self.directory.as_fd())
+    }
+
+    fn start(&mut self) -> Result<(), BackendError> {
+        Ok(start::start(self.directory.as_fd(), &self.record.id)?)
+    }
+
+    fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
+        exec::exec(self.directory, exec)
+    }
+
+    fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
+        let process = Process::first(&self.record.id);
+        let request = Request::Kill {
+            process,
+            signal,
+            all,
+        };
+        let delivered = guest::Control::open(self.directory.as_fd(), Some(KILL_PATIENCE))
+            .and_then(|mut control| control.demand(&request, b""));
+        match delivered {
+            Ok(()) => Ok(()),
+            // An agent that answers is right; one that does not must not save its container.
+            Err(guest::GuestError::Remote(remote)) => Err(remote.into()),
+            Err(_) if signal == nix::libc::SIGKILL => self.kill_vmm(),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Guest<'_> {
+    fn kill_vmm(&self) -> Result<(), BackendError> {
+        let process = self.record.process.ok_or(KillError::Gone)?;
+        let pidfd = PidFd::open(process.pid)?;
+        if !process.is_alive() {
+            return Err(KillError::Gone.into());
+        }
+        Ok(pidfd.send_signal(nix::libc::SIGKILL)?)
+    }
+}

@@ -1,0 +1,118 @@
+//! The gate between `created` and `running`: a socket of the VMM process, in the container's directory, for
+//! as long as the container waits. The process that starts it connects there; that anybody listens
+//! tells that it waits, without a word to the guest, which may hang.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::Duration;
+
+use runvm_proto::{Answer, FrameError, MessageError, Remote, Request, frame};
+
+use super::guest::{Control, GuestError, connect_unix, path_in};
+
+/// The socket.
+const SOCKET: &str = "start.sock";
+/// How long one who connects may take to say what for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a container could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// It does not wait.
+    #[error("cannot connect to the socket that releases it")]
+    Connect(#[source] io::Error),
+    /// The VMM process has gone.
+    #[error("the microVM ended while the container was started")]
+    Talk(#[source] MessageError),
+    /// The agent's own words.
+    #[error(transparent)]
+    Remote(#[from] Remote),
+}
+
+/// Whether the container in `directory` waits to be started.
+pub(super) fn is_waiting(directory: BorrowedFd<'_>) -> bool {
+    connect_unix(directory, SOCKET).is_ok()
+}
+
+/// Starts the container in `directory`; returns when its program runs.
+pub(super) fn start(directory: BorrowedFd<'_>, id: &str) -> Result<(), StartError> {
+    let mut gate = connect_unix(directory, SOCKET).map_err(StartError::Connect)?;
+    let talk = |error: FrameError| StartError::Talk(error.into());
+    frame::write(
+        &mut gate,
+        &Request::Start {
+            container: id.to_owned(),
+        },
+        b"",
+    )
+    .map_err(talk)?;
+    match Answer::receive(&mut gate).map_err(StartError::Talk)? {
+        Answer::Failed(remote) => Err(remote.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Seen from the VMM process.
+pub(super) struct StartGate {
+    listener: UnixListener,
+    container: String,
+}
+
+impl StartGate {
+    /// Makes the socket.
+    pub(super) fn open(directory: BorrowedFd<'_>, container: &str) -> io::Result<Self> {
+        let listener = UnixListener::bind(path_in(directory, SOCKET))?;
+        Ok(Self {
+            listener,
+            container: container.to_owned(),
+        })
+    }
+
+    /// Lets the container through once, on a thread of its own.
+    pub(super) fn serve(self, directory: OwnedFd) -> io::Result<()> {
+        let serve = move || {
+            while let Ok((visitor, _)) = self.listener.accept() {
+                // Most only look whether anybody listens.
+                let Some(mut starter) = starter(visitor) else {
+                    continue;
+                };
+                let answer = self.start(directory.as_fd());
+                // Closed before the answer: who gets it must find the container running. After
+                // a failure the container is about to end.
+                drop(self.listener);
+                let _ = std::fs::remove_file(path_in(directory.as_fd(), SOCKET));
+                // The starter may have gone; the container runs all the same.
+                let _ = frame::write(&mut starter, &answer, b"");
+                return;
+            }
+        };
+        thread::Builder::new()
+            .name("start".into())
+            .spawn(serve)
+            .map(drop)
+    }
+
+    fn start(&self, directory: BorrowedFd<'_>) -> Answer {
+        let request = Request::Start {
+            container: self.container.clone(),
+        };
+        let started =
+            Control::open(directory, None).and_then(|mut control| control.demand(&request, b""));
+        match started {
+            Ok(()) => Answer::Done,
+            Err(GuestError::Remote(remote)) => Answer::Failed(remote),
+            Err(error) => Answer::Failed(Remote::from_error(&error)),
+        }
+    }
+}
+
+/// The visitor, when it has come to start the container.
+fn starter(mut visitor: UnixStream) -> Option<UnixStream> {
+    visitor.set_read_timeout(Some(PATIENCE)).ok()?;
+    match frame::read::<Request>(&mut visitor) {
+        Ok(Some((Request::Start { .. }, _))) => Some(visitor),
+        _ => None,
+    }
+}

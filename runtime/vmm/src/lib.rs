@@ -1,0 +1,207 @@
+//! The virtual machine monitor: guest memory, vCPUs, boot and devices. Knows nothing of OCI.
+//!
+//! [`VmConfig`] says what to boot; [`launch`] boots it on one of two hypervisors behind the same
+//! interface: KVM, with the machine of this crate, or QEMU where KVM cannot run a guest's kernel
+//! ([`probe`] tells). The virtio devices are this crate's own on both.
+
+#![deny(unsafe_code)]
+
+mod boot;
+mod bus;
+pub mod devices;
+mod exits;
+mod kvm;
+mod lock;
+mod memory;
+pub mod probe;
+pub mod qemu;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use devices::VirtioDevice;
+use devices::fs::{Exports, FsDevice};
+use devices::vsock::{VsockConfig, VsockDevice};
+
+pub use boot::BootError;
+pub use bus::BusError;
+pub use exits::{ExitCause, ExitCounts};
+pub use kvm::KvmLaunchError;
+pub use memory::AllocateError;
+
+/// The tag by which the guest mounts the virtio-fs device.
+pub const FS_TAG: &str = "runvm";
+
+/// What to boot.
+pub struct VmConfig {
+    /// The guest's kernel: an uncompressed 64-bit ELF file (vmlinux) with a PVH entry.
+    pub kernel: File,
+    /// The guest's initramfs.
+    pub initramfs: File,
+    /// The kernel's command line, but for what the hypervisor's machine needs itself, which goes
+    /// before it. 2047 bytes are the most for both.
+    pub command_line: String,
+    /// The guest's memory.
+    pub memory_mib: u32,
+    /// The guest's CPUs; 1 to 254, and what the hypervisor can do.
+    pub vcpus: u8,
+    /// Where the guest's serial console is written to, bounded in size. A regular file: one that
+    /// blocks its writer blocks the guest.
+    pub serial: File,
+    /// What the virtio-fs device shows.
+    pub exports: Exports,
+    /// What the virtio-vsock device connects.
+    pub vsock: VsockConfig,
+}
+
+/// What runs the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// KVM with hardware support, and the machine of this crate.
+    Kvm,
+    /// QEMU's binary translation.
+    Qemu {
+        /// The `qemu-system-x86_64` to run.
+        binary: PathBuf,
+    },
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest turned its machine off.
+    Shutdown,
+    /// The guest reset its machine, as one does that has done its work or panicked: the serial
+    /// console tells which.
+    Reset,
+    /// The guest, or the hypervisor under it, could not go on: why, in words, with registers.
+    Crashed(String),
+    /// [`Stopper::stop`] was called.
+    Stopped,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shutdown => f.write_str("the guest turned the machine off"),
+            Self::Reset => f.write_str("the guest reset the machine"),
+            Self::Crashed(why) => write!(f, "the guest crashed: {why}"),
+            Self::Stopped => f.write_str("the machine was stopped"),
+        }
+    }
+}
+
+/// Why a VM could not be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The virtio-fs device.
+    #[error("cannot make the virtio-fs device")]
+    Fs {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// QEMU was asked for.
+    #[error("this build cannot run QEMU")]
+    NoQemu,
+    /// On KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmLaunchError),
+}
+
+/// Boots the machine that `config` describes on `hypervisor`. Returns once it runs, which is
+/// before the guest has done anything.
+pub fn launch(config: VmConfig, hypervisor: &Hypervisor) -> Result<Vm, LaunchError> {
+    match hypervisor {
+        Hypervisor::Kvm => {
+            let running = Running::Kvm(kvm::launch(kvm_machine(config)?)?);
+            Ok(Vm {
+                running,
+                exit: None,
+            })
+        }
+        Hypervisor::Qemu { .. } => Err(LaunchError::NoQemu),
+    }
+}
+
+fn kvm_machine(config: VmConfig) -> Result<kvm::Machine, LaunchError> {
+    let fs = FsDevice::new(config.exports, FS_TAG).map_err(|source| LaunchError::Fs { source })?;
+    let devices: Vec<Box<dyn VirtioDevice>> =
+        vec![Box::new(fs), Box::new(VsockDevice::new(config.vsock))];
+    Ok(kvm::Machine {
+        kernel: config.kernel,
+        initramfs: config.initramfs,
+        command_line: config.command_line,
+        memory_mib: config.memory_mib,
+        vcpus: config.vcpus,
+        serial: config.serial,
+        devices,
+    })
+}
+
+/// A VM that runs, or has ended. Dropping it ends it.
+pub struct Vm {
+    running: Running,
+    exit: Option<Exit>,
+}
+
+enum Running {
+    Kvm(kvm::KvmVm),
+}
+
+impl Vm {
+    /// Blocks until the VM has ended and all of its threads have; says how. A later call says the
+    /// same again.
+    pub fn wait(&mut self) -> Exit {
+        let running = &mut self.running;
+        self.exit
+            .get_or_insert_with(|| match running {
+                Running::Kvm(vm) => vm.wait(),
+            })
+            .clone()
+    }
+
+    /// A handle that ends the VM from any thread.
+    pub fn stopper(&self) -> Stopper {
+        match &self.running {
+            Running::Kvm(vm) => Stopper(StopperKind::Kvm(Arc::clone(vm.power()))),
+        }
+    }
+
+    /// When the first vCPU first entered the guest, on the monotonic clock
+    /// (`CLOCK_MONOTONIC`). None before that, and where it cannot be known (QEMU).
+    pub fn first_entry(&self) -> Option<Duration> {
+        match &self.running {
+            Running::Kvm(vm) => vm.first_entry(),
+        }
+    }
+
+    /// The VM exits so far; none are known on QEMU.
+    pub fn exits(&self) -> ExitCounts {
+        match &self.running {
+            Running::Kvm(vm) => vm.exits(),
+        }
+    }
+}
+
+/// Ends a VM from any thread. Outlives the VM without harm.
+#[derive(Clone)]
+pub struct Stopper(StopperKind);
+
+#[derive(Clone)]
+enum StopperKind {
+    Kvm(Arc<kvm::power::PowerSwitch>),
+}
+
+impl Stopper {
+    /// Ends the VM at once, as by pulling its plug; [`Vm::wait`] returns [`Exit::Stopped`], unless
+    /// the VM had ended before.
+    pub fn stop(&self) {
+        match &self.0 {
+            StopperKind::Kvm(power) => power.turn_off(Exit::Stopped),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `exec`: one more program beside the container's own.
+
+use std::fs;
+
+use runvm_tests::{Container, Input, Process, Running, Runtime, each_isolation};
+use serde_json::json;
+
+each_isolation! {
+    exec_runs_where_the_program_runs,
+    exec_takes_a_process_of_its_own,
+    exec_fails_as_a_shell_does,
+    exec_in_the_background_tells_its_pid,
+    exec_works_before_the_start,
+}
+
+fn sleeper(runtime: &Runtime) -> Container<'_> {
+    let bundle = runtime
+        .bundle()
+        .writable()
+        .edit(|config| config["hostname"] = json!("neighbour"))
+        .shell("echo mine >/dev/shm/file; echo mine >/file; echo ready; exec sleep 1000");
+    let container = runtime.create(&bundle);
+    container.start();
+    container.output().wait_for("ready\n");
+    container
+}
+
+fn end(mut container: Container<'_>) {
+    container.kill("KILL");
+    container.finish().exits(137);
+    container.delete();
+}
+
+fn exec_runs_where_the_program_runs(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    // The same files, mounts, processes, host name and namespaces.
+    container
+        .exec(&["cat", "/file", "/dev/shm/file"])
+        .prints("mine\nmine\n");
+    container.exec(&["hostname"]).prints("neighbour\n");
+    container.exec(&["tr", "\\0", " "]).prints("");
+    let same = "tr '\\0' ' ' </proc/1/cmdline; echo
+                for n in mnt pid uts ipc net; do
+                    [ $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo $n differs
+                done
+                [ $$ -gt 1 ] && cut -d: -f3 /proc/self/cgroup | sort -u >/dev/shm/exec
+                cut -d: -f3 /proc/1/cgroup | sort -u | cmp - /dev/shm/exec";
+    // To look into the namespaces of a process that is not dumpable takes CAP_SYS_PTRACE.
+    let flags = ["--cap", "CAP_SYS_PTRACE"];
+    container
+        .exec_with(&flags, &["sh", "-c", same])
+        .prints("sleep 1000 \n");
+
+    // Input, output, errors and exit code are apart from the program's.
+    let command = container.exec_command(&[], &["sh", "-c", "cat; echo error >&2; exit 9"]);
+    let mut running = Running::spawn(command, Input::Pipe);
+    running.write("input\n");
+    running.output().wait_for("input\n");
+    let outcome = running.finish().exits(9);
+    assert_eq!(
+        (outcome.output().as_str(), outcome.errors().as_str()),
+        ("input\n", "error\n")
+    );
+    assert_eq!(container.output().text(), "ready\n");
+    assert_eq!(container.state().status, "running");
+    end(container);
+}
+
+fn exec_takes_a_process_of_its_own(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    // The process of the container's configuration, where flags do not say otherwise.
+    let script = "echo $(id -u):$(id -g) $PWD $PATH $COLOUR; grep -E 'NoNew|CapBnd' /proc/self/status; ulimit -n";
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let limits = "NoNewPrivs:\t1\n1024\n";
+    let capabilities = "CapBnd:\t0000000020000420\n";
+    container
+        .exec(&["sh", "-c", script])
+        .prints(&format!("0:0 / {path}\n{capabilities}{limits}"));
+    let flags = ["--user", "12:34", "--cwd", "/tmp", "--env", "COLOUR=green"];
+    container
+        .exec_with(&flags, &["sh", "-c", script])
+        .prints(&format!("12:34 /tmp {path} green\n{capabilities}{limits}"));
+
+    // Or all of it from a file, as engines do.
+    let process = json!({
+        "args": ["sh", "-c", "echo $0 $COLOUR $PWD; id -u; umask", "name"],
+        "env": ["PATH=/bin:/usr/bin", "COLOUR=blue"],
+        "cwd": "/dev",
+        "user": { "uid": 7, "gid": 8, "umask": 0o27 },
+    });
+    let file = runtime.file("process.json", &process.to_string());
+    let flags = ["--process", &file];
+    // runc 1.1.5 forgets the umask.
+    let umask = if Runtime::is_runc() { "0022" } else { "0027" };
+    container
+        .exec_with(&flags, &[])
+        .prints(&format!("name blue /dev\n7\n{umask}\n"));
+    end(container);
+}
+
+fn exec_fails_as_a_shell_does(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    container.exec(&["sh", "-c", "kill -KILL $$"]).exits(137);
+    container
+        .exec(&["no-such-program"])
+        .refuses(255, &["executable file not found in $PATH"]);
+    container
+        .exec(&["/no/such/program"])
+        .refuses(255, &["no such file or directory"]);
+    container
+        .exec(&["/etc/passwd"])
+        .refuses(255, &["permission denied"]);
+    container
+        .exec_with(&["--cwd", "/no/such"], &["true"])
+        .refuses(255, &["/no/such"]);
+    assert_eq!(container.state().status, "running");
+    end(container);
+}
+
+fn exec_in_the_background_tells_its_pid(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    let pid_file = runtime.path("exec.pid");
+    let flags = ["--detach", "--pid-file", &pid_file];
+    let script = "echo began; read line; exit 5";
+    let mut running = Running::spawn(
+        container.exec_command(&flags, &["sh", "-c", script]),
+        Input::Pipe,
+    );
+    let exec = container_process(&mut running, &pid_file);
+    running.output().wait_for("began\n");
+    running.write("go on\n");
+    assert!(exec.wait_for_end());
+    assert_eq!(exec.reap(), Some(5));
+    end(container);
+}
+
+/// The process whose pid is in the file once the command has ended.
+fn container_process(running: &mut Running, pid_file: &str) -> Process {
+    assert!(running.process().wait_for_end());
+    let pid = fs::read_to_string(pid_file).unwrap();
+    Process::open(pid.parse().expect("a bare number")).expect("it runs")
+}
+
+fn exec_works_before_the_start(runtime: &Runtime) {
+    let mut container = runtime.create(&runtime.bundle().shell("echo started"));
+    container.exec(&["echo", "early"]).prints("early\n");
+    assert_eq!(container.state().status, "created");
+    container.start();
+    assert_eq!(container.finish().exits(0).output(), "started\n");
+    container.delete();
+}

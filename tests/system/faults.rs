@@ -1,0 +1,210 @@
+//! Processes killed where it hurts: `list` and `state` say what is, and `delete --force` leaves
+//! nothing.
+
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use runvm_tests::{
+    Bundle, Container, Input, Isolation, Process, Running, Runtime, children_of, each_isolation,
+    leftovers, skip, vm_only,
+};
+use rustix::process::Signal;
+
+each_isolation! {
+    a_container_whose_process_is_killed_is_stopped,
+    a_killed_run_leaves_a_container_that_can_be_deleted,
+    a_create_killed_at_any_moment_can_be_deleted,
+    a_create_killed_at_a_system_call_can_be_deleted,
+    a_delete_killed_at_a_system_call_can_be_repeated,
+}
+
+vm_only! {
+    a_microvm_whose_qemu_is_killed_is_stopped,
+}
+
+fn sleeper(runtime: &Runtime) -> Bundle {
+    runtime.bundle().shell("sleep 1000 & echo ready; wait")
+}
+
+fn a_container_whose_process_is_killed_is_stopped(runtime: &Runtime) {
+    for started in [false, true] {
+        let mut container = runtime.create(&sleeper(runtime));
+        if started {
+            container.start();
+            container.output().wait_for("ready\n");
+        }
+        let process = Process::open(container.state().pid).expect("it runs");
+        process.signal(Signal::KILL);
+        container.finish().exits(137);
+        is_stopped_and_goes(runtime, &container);
+    }
+}
+
+fn a_microvm_whose_qemu_is_killed_is_stopped(runtime: &Runtime) {
+    let mut container = runtime.create(&sleeper(runtime));
+    container.start();
+    container.output().wait_for("ready\n");
+    let children = children_of(container.state().pid);
+    let is_qemu = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.contains("qemu"))
+    };
+    let Some(qemu) = children.into_iter().find(is_qemu) else {
+        return skip("the microVM runs without QEMU");
+    };
+    Process::open(qemu).expect("it runs").signal(Signal::KILL);
+    let outcome = container.finish();
+    assert_ne!(outcome.code, 0, "{outcome}");
+    is_stopped_and_goes(runtime, &container);
+}
+
+#[track_caller]
+fn is_stopped_and_goes(runtime: &Runtime, container: &Container<'_>) {
+    let state = container.state();
+    assert_eq!((state.status.as_str(), state.pid), ("stopped", 0));
+    assert_eq!(runtime.ids(), [container.id()]);
+    runtime
+        .call(["kill", container.id(), "TERM"])
+        .refuses(1, &["container not running"]);
+    container.delete();
+    nothing_is_left(runtime, "after delete");
+}
+
+fn a_killed_run_leaves_a_container_that_can_be_deleted(runtime: &Runtime) {
+    let mut container = runtime.spawn_run(&sleeper(runtime), Input::Null);
+    container.output().wait_for("ready\n");
+    container.running().process().signal(Signal::KILL);
+    assert!(container.running().process().wait_for_end());
+    assert_eq!(runtime.ids(), [container.id()]);
+    delete_by_force(runtime, container.id(), "after run was killed");
+}
+
+fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
+    if runtime.skips_runc("runc leaves its child behind") {
+        return;
+    }
+    let bundle = sleeper(runtime);
+    let begin = Instant::now();
+    drop(runtime.create(&bundle));
+    let whole = begin.elapsed();
+    let times: u32 = if runtime.isolation() == Isolation::Vm {
+        6
+    } else {
+        20
+    };
+    for time in 0..times {
+        let id = runtime.new_id();
+        let running = spawn_create(runtime, &bundle, &id, &[]);
+        // There is no event to wait for: any moment is meant.
+        thread::sleep(whole * time / times);
+        running.process().signal(Signal::KILL);
+        assert!(running.process().wait_for_end());
+        delete_by_force(
+            runtime,
+            &id,
+            &format!("after create was killed at {time}/{times}"),
+        );
+    }
+}
+
+fn a_create_killed_at_a_system_call_can_be_deleted(runtime: &Runtime) {
+    if runtime.skips_runc("runc leaves its child behind") {
+        return;
+    }
+    let bundle = sleeper(runtime);
+    let rows = [
+        ("mkdir,mkdirat", 1),
+        ("mkdir,mkdirat", 2),
+        ("mkdir,mkdirat", 5),
+        ("flock", 1),
+        ("rename,renameat,renameat2", 1),
+        ("rename,renameat,renameat2", 2),
+        ("rename,renameat,renameat2", 3),
+        ("clone3", 1),
+        ("sendmsg", 1),
+        ("recvmsg", 1),
+        ("exit_group", 1),
+    ];
+    for (call, time) in rows {
+        let id = runtime.new_id();
+        let inject = format!("inject={call}:signal=KILL:when={time}");
+        let trace = format!("trace={call}");
+        let strace = ["strace", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let running = spawn_create(runtime, &bundle, &id, &strace);
+        assert!(running.process().wait_for_end());
+        delete_by_force(
+            runtime,
+            &id,
+            &format!("after create was killed at {call} {time}"),
+        );
+    }
+}
+
+fn a_delete_killed_at_a_system_call_can_be_repeated(runtime: &Runtime) {
+    if runtime.skips_runc("runc removes its own state first") {
+        return;
+    }
+    let calls = ["pidfd_send_signal", "flock", "rmdir", "unlinkat", "unlink"];
+    // A microVM takes its time to start, and the calls for the state are the same.
+    let calls = if runtime.isolation() == Isolation::Vm {
+        &calls[..3]
+    } else {
+        &calls[..]
+    };
+    for call in calls {
+        let container = runtime.create(&sleeper(runtime));
+        container.start();
+        container.output().wait_for("ready\n");
+        let inject = format!("inject={call}:signal=KILL:when=1");
+        let mut delete = under(&[
+            "strace",
+            "-o",
+            "/dev/null",
+            "-e",
+            &format!("trace={call}"),
+            "-e",
+            &inject,
+        ]);
+        let words = runtime.command(["delete", "--force", container.id()]);
+        delete.arg(words.get_program()).args(words.get_args());
+        Running::spawn(delete, Input::Null).finish();
+        delete_by_force(
+            runtime,
+            container.id(),
+            &format!("after delete was killed at {call}"),
+        );
+    }
+}
+
+fn spawn_create(runtime: &Runtime, bundle: &Bundle, id: &str, under_words: &[&str]) -> Running {
+    let path = bundle.path_text();
+    let create = runtime.command(["create", "--bundle", path, id]);
+    if under_words.is_empty() {
+        return Running::spawn(create, Input::Null);
+    }
+    let mut command = under(under_words);
+    command.arg(create.get_program()).args(create.get_args());
+    Running::spawn(command, Input::Null)
+}
+
+fn under(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// Deletes what may be there, and makes sure that it is gone, and that the store still works.
+#[track_caller]
+fn delete_by_force(runtime: &Runtime, id: &str, when: &str) {
+    let ids = runtime.ids();
+    assert!(ids.is_empty() || ids == [id], "{when}: {ids:?}");
+    runtime.call(["list"]).succeeds();
+    runtime.call(["delete", "--force", id]).succeeds();
+    nothing_is_left(runtime, when);
+}
+
+#[track_caller]
+fn nothing_is_left(runtime: &Runtime, when: &str) {
+    let left = leftovers(runtime);
+    assert!(left.is_empty(), "{when}, left behind:\n{}", left.join("\n"));
+}
