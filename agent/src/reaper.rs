@@ -9,7 +9,7 @@ use runvm_proto::ExitStatus;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, waitid, waitpid};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
 
 /// The end of a process, for anyone to wait for, before or after it has come.
 pub(crate) struct Exit {
@@ -95,7 +95,7 @@ impl Reaper {
 
     fn reap_all(&self) {
         let _nobody_makes = self.making.write().unwrap_or_else(PoisonError::into_inner);
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let Ok(pid) = u32::try_from(pid.as_raw_nonzero().get()) else {
                 continue;
             };

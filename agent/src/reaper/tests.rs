@@ -50,6 +50,15 @@ fn a_signal_is_told_from_an_exit_code_real_time_signals_too() {
 }
 
 #[test]
+fn a_process_in_a_session_of_its_own_is_reaped_too() {
+    // Without --wait setsid(1) forks only where it leads a group, which a shell's child does not.
+    assert_eq!(
+        wait(&shell("exec setsid sh -c 'exit 6'")),
+        First::Exit(ExitStatus::Code(6))
+    );
+}
+
+#[test]
 fn who_makes_a_process_can_wait_for_a_helper_of_its_own() {
     let made = REAPER.make(|| {
         // Would fail with ECHILD, had the reaper taken it.

@@ -99,6 +99,8 @@ impl From<NamespaceKind> for Kind {
 pub(crate) enum Word {
     /// Run the hooks of the runtime's namespaces, then answer.
     RuntimeHooks,
+    /// Clone this mount, which the container's user may not reach, and answer with it.
+    Source { path: PathBuf, recursive: bool },
     /// The terminal's master rides on this frame.
     Terminal,
     /// All is set up; for an exec: the program comes next.
@@ -113,6 +115,12 @@ pub(crate) enum Word {
 /// The caller's answer to [`Word::RuntimeHooks`] when they all succeeded.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct GoOn;
+
+/// The caller's answer to [`Word::Source`]; the mount rides on a frame without an error.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SourceAnswer {
+    pub(crate) errno: Option<i32>,
+}
 
 /// One end.
 #[derive(Debug)]

@@ -9,12 +9,12 @@ use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
 use crate::cgroup::Cgroup;
-use crate::control::{Control, CreateOrder, GoOn, Order, Stamps, Word};
+use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Word};
 use crate::hooks::{self, HookError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, idmap, start, supported};
+use crate::{ChildError, Unsupported, idmap, mounts, start, supported};
 
 /// What to create a container from.
 pub struct CreateRequest<'a> {
@@ -219,6 +219,7 @@ impl Conversation {
                         .send(&GoOn, &[], &[])
                         .map_err(CreateError::Control)?;
                 }
+                Word::Source { path, recursive } => self.send_source(&path, recursive)?,
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
                 Word::Failed(error) => return Err(CreateError::Child(error)),
                 Word::Ready {
@@ -227,6 +228,17 @@ impl Conversation {
                 } => return self.created(request.plan, newborn, entered_ns, warnings),
             }
         }
+    }
+
+    fn send_source(&self, path: &Path, recursive: bool) -> Result<(), CreateError> {
+        let mount = mounts::clone_for(path, recursive);
+        let answer = SourceAnswer {
+            errno: mount.as_ref().err().and_then(io::Error::raw_os_error),
+        };
+        let fds: Vec<_> = mount.iter().map(AsFd::as_fd).collect();
+        self.control
+            .send(&answer, &[], &fds)
+            .map_err(CreateError::Control)
     }
 
     fn created(

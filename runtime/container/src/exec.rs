@@ -170,7 +170,8 @@ fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, Ex
             Word::Terminal => terminal = frame.fds.into_iter().next(),
             Word::Ready { warnings, .. } => ready = Some(warnings),
             Word::Failed(error) => return Err(ExecError::Child(error)),
-            Word::RuntimeHooks => {}
+            // Only the first process of a container asks for these.
+            Word::RuntimeHooks | Word::Source { .. } => {}
         }
     }
     let Some(warnings) = ready else {

@@ -45,7 +45,8 @@ impl ProcFs {
 
     /// Reads the file `path`, relative to /proc.
     pub(crate) fn read(&self, path: &str) -> io::Result<String> {
-        let mut text = String::new();
+        // One read for nearly every file there is.
+        let mut text = String::with_capacity(4096);
         self.open_file(path, OFlags::RDONLY)?
             .read_to_string(&mut text)?;
         Ok(text)

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, mknodat, openat, openat2,
@@ -89,22 +89,14 @@ impl Rootfs {
         if let Some(found) = found(self.open(path))? {
             return Ok(found);
         }
-        let mut prefix = PathBuf::from("/");
-        let mut dir = self.open(&prefix)?;
-        for component in path.components() {
-            let name = match component {
-                Component::Normal(name) => name,
-                Component::ParentDir => OsStr::new(".."),
-                _ => continue,
-            };
-            let beyond = prefix.join(name);
-            dir = match found(self.open(&beyond))? {
-                Some(found) => found,
-                None => self.make_missing(&dir, name, &beyond, links)?,
-            };
-            prefix = beyond;
-        }
-        Ok(dir)
+        let name = match path.components().next_back() {
+            Some(Component::Normal(name)) => name,
+            // Only in the target of a link: the plan's own paths have none.
+            Some(Component::ParentDir) => OsStr::new(".."),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let parent = self.make_dirs(path.parent().unwrap_or(Path::new("/")), links)?;
+        self.make_missing(&parent, name, path, links)
     }
 
     /// Makes the directory `name` in `parent`, whose whole path is `path`; or, where a link is in
@@ -173,6 +165,7 @@ pub(crate) fn remove_file(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     struct Fixture(PathBuf);
 

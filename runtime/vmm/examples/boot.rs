@@ -1,6 +1,8 @@
 //! Boots a kernel with an initramfs on KVM, and prints what it says on its serial console.
 //!
-//! `boot KERNEL INITRAMFS [COMMAND_LINE [MEMORY_MIB [VCPUS]]]`
+//! `boot KERNEL INITRAMFS [COMMAND_LINE [MEMORY_MIB [VCPUS [DIRECTORY]]]]`
+//!
+//! The guest finds DIRECTORY as `shared` in the virtio-fs device of tag `runvm`.
 
 use std::env;
 use std::error::Error;
@@ -9,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use runvm_vmm::devices::fs::Exports;
 use runvm_vmm::devices::vsock::VsockConfig;
@@ -18,7 +20,9 @@ use runvm_vmm::{Hypervisor, VmConfig, launch, probe};
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [kernel, initramfs, rest @ ..] = &arguments[..] else {
-        return Err("usage: boot KERNEL INITRAMFS [COMMAND_LINE [MEMORY_MIB [VCPUS]]]".into());
+        return Err(
+            "usage: boot KERNEL INITRAMFS [COMMAND_LINE [MEMORY_MIB [VCPUS [DIRECTORY]]]]".into(),
+        );
     };
     match probe::kvm() {
         Ok(capability) => eprintln!("KVM is usable: {capability}"),
@@ -37,6 +41,10 @@ fn boot(
     rest: &[String],
     directory: &Path,
 ) -> Result<(), Box<dyn Error>> {
+    let exports = Exports::new();
+    if let Some(shared) = rest.get(3) {
+        exports.add("shared", File::open(shared)?.into(), false)?;
+    }
     let config = VmConfig {
         kernel: File::open(kernel)?,
         initramfs: File::open(initramfs)?,
@@ -44,7 +52,7 @@ fn boot(
         memory_mib: rest.get(1).map_or(Ok(256), |text| text.parse())?,
         vcpus: rest.get(2).map_or(Ok(1), |text| text.parse())?,
         serial: io::stdout().as_fd().try_clone_to_owned()?.into(),
-        exports: Exports::default(),
+        exports,
         vsock: VsockConfig {
             guest_cid: 3,
             listener: UnixListener::bind(directory.join("vm.sock"))?,
@@ -52,16 +60,15 @@ fn boot(
         },
     };
 
-    let start = Instant::now();
-    let start_stamp = monotonic_now();
+    let start = monotonic_now();
     let mut vm = launch(config, &Hypervisor::Kvm)?;
-    let launched = start.elapsed();
+    eprintln!("launched after {:?}", monotonic_now() - start);
     let exit = vm.wait();
-    let ran = start.elapsed();
-
-    let entry = vm.first_entry().map(|entry| entry - start_stamp);
-    eprintln!("{exit}");
-    eprintln!("launch returned after {launched:?}, first entry after {entry:?}, end after {ran:?}");
+    let entry = vm.first_entry().map(|entry| entry - start);
+    eprintln!(
+        "{exit}; first entry after {entry:?}, end after {:?}",
+        monotonic_now() - start
+    );
     eprintln!("{}", vm.exits());
     Ok(())
 }

@@ -14,7 +14,7 @@ mod kvm;
 mod lock;
 mod memory;
 pub mod probe;
-pub mod qemu;
+mod qemu;
 
 use std::fmt;
 use std::fs::File;
@@ -32,6 +32,9 @@ pub use bus::BusError;
 pub use exits::{ExitCause, ExitCounts};
 pub use kvm::KvmLaunchError;
 pub use memory::AllocateError;
+pub use qemu::QemuLaunchError;
+
+use kvm::Machine;
 
 /// The tag by which the guest mounts the virtio-fs device.
 pub const FS_TAG: &str = "runvm";
@@ -104,9 +107,9 @@ pub enum LaunchError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// QEMU was asked for.
-    #[error("this build cannot run QEMU")]
-    NoQemu,
+    /// On QEMU.
+    #[error(transparent)]
+    Qemu(#[from] QemuLaunchError),
     /// On KVM.
     #[error(transparent)]
     Kvm(#[from] KvmLaunchError),
@@ -115,23 +118,22 @@ pub enum LaunchError {
 /// Boots the machine that `config` describes on `hypervisor`. Returns once it runs, which is
 /// before the guest has done anything.
 pub fn launch(config: VmConfig, hypervisor: &Hypervisor) -> Result<Vm, LaunchError> {
-    match hypervisor {
-        Hypervisor::Kvm => {
-            let running = Running::Kvm(kvm::launch(kvm_machine(config)?)?);
-            Ok(Vm {
-                running,
-                exit: None,
-            })
-        }
-        Hypervisor::Qemu { .. } => Err(LaunchError::NoQemu),
-    }
+    let machine = machine(config)?;
+    let running = match hypervisor {
+        Hypervisor::Kvm => Running::Kvm(kvm::launch(machine)?),
+        Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, binary)?),
+    };
+    Ok(Vm {
+        running,
+        exit: None,
+    })
 }
 
-fn kvm_machine(config: VmConfig) -> Result<kvm::Machine, LaunchError> {
+fn machine(config: VmConfig) -> Result<Machine, LaunchError> {
     let fs = FsDevice::new(config.exports, FS_TAG).map_err(|source| LaunchError::Fs { source })?;
     let devices: Vec<Box<dyn VirtioDevice>> =
         vec![Box::new(fs), Box::new(VsockDevice::new(config.vsock))];
-    Ok(kvm::Machine {
+    Ok(Machine {
         kernel: config.kernel,
         initramfs: config.initramfs,
         command_line: config.command_line,
@@ -150,6 +152,7 @@ pub struct Vm {
 
 enum Running {
     Kvm(kvm::KvmVm),
+    Qemu(qemu::QemuVm),
 }
 
 impl Vm {
@@ -160,6 +163,7 @@ impl Vm {
         self.exit
             .get_or_insert_with(|| match running {
                 Running::Kvm(vm) => vm.wait(),
+                Running::Qemu(vm) => vm.wait(),
             })
             .clone()
     }
@@ -168,6 +172,7 @@ impl Vm {
     pub fn stopper(&self) -> Stopper {
         match &self.running {
             Running::Kvm(vm) => Stopper(StopperKind::Kvm(Arc::clone(vm.power()))),
+            Running::Qemu(vm) => Stopper(StopperKind::Qemu(Arc::clone(vm.ending()))),
         }
     }
 
@@ -176,6 +181,7 @@ impl Vm {
     pub fn first_entry(&self) -> Option<Duration> {
         match &self.running {
             Running::Kvm(vm) => vm.first_entry(),
+            Running::Qemu(_) => None,
         }
     }
 
@@ -183,6 +189,7 @@ impl Vm {
     pub fn exits(&self) -> ExitCounts {
         match &self.running {
             Running::Kvm(vm) => vm.exits(),
+            Running::Qemu(_) => ExitCounts::default(),
         }
     }
 }
@@ -194,6 +201,7 @@ pub struct Stopper(StopperKind);
 #[derive(Clone)]
 enum StopperKind {
     Kvm(Arc<kvm::power::PowerSwitch>),
+    Qemu(Arc<qemu::Ending>),
 }
 
 impl Stopper {
@@ -202,6 +210,7 @@ impl Stopper {
     pub fn stop(&self) {
         match &self.0 {
             StopperKind::Kvm(power) => power.turn_off(Exit::Stopped),
+            StopperKind::Qemu(ending) => ending.turn_off(Exit::Stopped),
         }
     }
 }

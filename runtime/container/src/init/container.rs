@@ -152,7 +152,7 @@ impl Init<'_> {
             return Ok(root::change_directory(&plan.root.path)?);
         }
         let rootfs = root::mount(&plan.root.path, plan.rootfs_propagation)?;
-        let later = self.mounts(&rootfs).make(&plan.mounts)?;
+        let later = self.mounts(&rootfs, control).make(&plan.mounts)?;
         devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
         self.set_up_terminal(control, &rootfs)?;
         self.run_hooks_before_root(control)?;
@@ -171,10 +171,12 @@ impl Init<'_> {
         )?)
     }
 
-    fn mounts<'a>(&'a self, rootfs: &'a Rootfs) -> Mounts<'a> {
+    fn mounts<'a>(&'a self, rootfs: &'a Rootfs, control: &'a mut Control) -> Mounts<'a> {
         Mounts {
             rootfs,
             proc_fs: &self.proc_fs,
+            control,
+            user_namespace: source(self.plan, NamespaceKind::User) != Source::Runtime,
             cgroup_namespace: source(self.plan, NamespaceKind::Cgroup) != Source::Runtime,
         }
     }

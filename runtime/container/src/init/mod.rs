@@ -175,8 +175,8 @@ fn forbid_new_privileges(asked: bool) -> Result<(), InitError> {
     rustix::thread::set_no_new_privs(true).map_err(|errno| InitError::NoNewPrivileges(errno.into()))
 }
 
-/// The streams the program inherits must be its user's to reopen (as /dev/stdout). Not the null
-/// device, which is everybody's; and what cannot change hands stays as it is.
+/// The pipes and terminals the program inherits must be its user's to reopen (as /dev/stdout).
+/// Not files and devices, which are others', too; and what cannot change hands stays as it is.
 fn give_streams(uid: u32) {
     let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
     give_stream(&input, uid);
@@ -191,7 +191,7 @@ fn give_stream(stream: &impl std::os::fd::AsFd, uid: u32) {
     };
     let is_pipe_or_tty = match FileType::from_raw_mode(stat.st_mode) {
         FileType::CharacterDevice => rustix::termios::isatty(stream),
-        FileType::Fifo | FileType::Socket | FileType::RegularFile => true,
+        FileType::Fifo | FileType::Socket => true,
         _ => false,
     };
     if is_pipe_or_tty && stat.st_uid != uid {

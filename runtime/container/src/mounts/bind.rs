@@ -1,18 +1,22 @@
 //! Bind mounts: a part of what the runtime sees, at a place in the container.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use runvm_oci::Mount;
+use runvm_oci::{Mount, Propagation, PropagationKind};
+use runvm_sys::mount_attr;
 use rustix::fs::{CWD, FileType};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{MountError, Mounts};
+use crate::control::{SourceAnswer, Word};
+use crate::root;
 use crate::rootfs::file_type;
 
 impl Mounts<'_> {
     pub(super) fn bind(
-        &self,
+        &mut self,
         mount: &Mount,
         from: &Path,
         recursive: bool,
@@ -22,12 +26,41 @@ impl Mounts<'_> {
             target: mount.destination.clone(),
             source,
         };
-        let detached = clone_of(from, recursive).map_err(failed)?;
+        let detached = self.source(from, recursive).map_err(failed)?;
         let place = match file_type(&detached).map_err(failed)? {
             FileType::Directory => self.target_dir(&mount.destination)?,
             _ => self.target_file(&mount.destination)?,
         };
         self.finish(mount, &detached, &place)
+    }
+
+    /// A detached clone of what is to be bound; made by the caller where the root of the user
+    /// namespace, who is an ordinary user of the host, may not go.
+    fn source(&mut self, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
+        match clone_of(from, recursive) {
+            Err(error)
+                if self.user_namespace && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                self.ask_for(from, recursive)
+            }
+            cloned => cloned,
+        }
+    }
+
+    fn ask_for(&mut self, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
+        let path = from.to_owned();
+        self.control
+            .send(&Word::Source { path, recursive }, &[], &[])?;
+        let answer = self.control.receive::<SourceAnswer>()?;
+        let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match answer.message.errno {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => answer
+                .fds
+                .into_iter()
+                .next()
+                .ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        }
     }
 
     fn target_file(&self, target: &Path) -> Result<OwnedFd, MountError> {
@@ -40,7 +73,19 @@ impl Mounts<'_> {
     }
 }
 
-fn clone_of(from: &Path, recursive: bool) -> std::io::Result<OwnedFd> {
+/// The caller's part: a clone that takes part in the host's mounts as the container's own do,
+/// receiving what comes and giving nothing back.
+pub(crate) fn clone_for(from: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let detached = clone_of(from, recursive)?;
+    let (reach, slave) = root::change(Propagation {
+        kind: PropagationKind::Slave,
+        recursive: true,
+    });
+    mount_attr::set(detached.as_fd(), reach, slave)?;
+    Ok(detached)
+}
+
+fn clone_of(from: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     Ok(open_tree(CWD, from, flags)?)

@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 use runvm_oci::{Mount, MountKind};
 use runvm_sys::mount_attr::{self, MountAttr, Reach};
 
+use crate::control::Control;
 use crate::proc_fs::ProcFs;
 use crate::root;
 use crate::rootfs::Rootfs;
 
+pub(crate) use bind::clone_for;
 pub(crate) use file_system::empty_read_only;
 
 /// A mount that could not be made.
@@ -64,6 +66,10 @@ pub(crate) enum MountError {
 pub(crate) struct Mounts<'a> {
     pub(crate) rootfs: &'a Rootfs,
     pub(crate) proc_fs: &'a ProcFs,
+    /// The caller, who can reach what the root of a user namespace cannot.
+    pub(crate) control: &'a mut Control,
+    /// Whether the container has a user namespace.
+    pub(crate) user_namespace: bool,
     /// Whether the process is in a cgroup namespace of the container.
     pub(crate) cgroup_namespace: bool,
 }
@@ -76,7 +82,7 @@ pub(crate) struct Later {
 
 impl Mounts<'_> {
     /// Makes them in their order.
-    pub(crate) fn make(&self, mounts: &[Mount]) -> Result<Vec<Later>, MountError> {
+    pub(crate) fn make(&mut self, mounts: &[Mount]) -> Result<Vec<Later>, MountError> {
         let mut later = Vec::new();
         for mount in mounts {
             if mount.destination.parent().is_none() {
@@ -87,7 +93,7 @@ impl Mounts<'_> {
         Ok(later)
     }
 
-    fn make_one(&self, mount: &Mount) -> Result<Option<Later>, MountError> {
+    fn make_one(&mut self, mount: &Mount) -> Result<Option<Later>, MountError> {
         match &mount.kind {
             MountKind::Bind { source, recursive } => {
                 self.bind(mount, source, *recursive)?;

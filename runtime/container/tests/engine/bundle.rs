@@ -42,6 +42,8 @@ pub(crate) struct With<'a> {
     pub(crate) cgroup: Option<&'a Cgroup>,
     pub(crate) preserve_fds: u32,
     pub(crate) no_pivot: bool,
+    /// For standard output, instead of a file.
+    pub(crate) stdout: Option<&'a File>,
 }
 
 /// A bundle in a directory of its own, removed in the end.
@@ -138,7 +140,7 @@ impl Bundle {
             bundle: &self.dir,
             state_dir: self.state_dir().as_fd(),
             cgroup: with.cgroup,
-            stdio: (!has_terminal).then(|| streams(&output)),
+            stdio: (!has_terminal).then(|| streams(with.stdout.unwrap_or(&output))),
             preserve_fds: with.preserve_fds,
             no_pivot: with.no_pivot,
             no_new_keyring: false,

@@ -1,8 +1,11 @@
 //! Users, groups, capabilities, limits.
 
+use std::fs::File;
+use std::io::Read;
+
 use serde_json::json;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, With};
 
 crate::tests![
     the_groups_of_the_caller_do_not_stay,
@@ -138,5 +141,17 @@ fn streams_are_given_to_the_user() {
     let bundle = Bundle::shell("echo again > /proc/self/fd/1")
         .set("/process/user", json!({"uid": 14, "gid": 14}))
         .set("/process/capabilities", json!({}));
-    assert_eq!(bundle.run(), "again\n");
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (mut reader, writer) = (File::from(reader), File::from(writer));
+    let with = With {
+        stdout: Some(&writer),
+        ..With::default()
+    };
+    let container = bundle.create_with(&with).unwrap();
+    container.start();
+    assert_eq!(container.finish().0.code(), 0);
+    drop(writer);
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "again\n");
 }

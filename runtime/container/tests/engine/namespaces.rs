@@ -1,11 +1,14 @@
 //! New namespaces, joined ones, user namespaces, time.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 
 use crate::bundle::{Bundle, chain};
 
 crate::tests![
     a_user_namespace_maps_its_ids,
+    what_the_mapped_root_may_not_reach_is_bound_for_it,
     namespaces_of_another_container_are_joined,
     a_pid_namespace_is_joined,
     a_user_namespace_is_joined,
@@ -24,6 +27,24 @@ fn a_user_namespace_maps_its_ids() {
     assert_eq!(bundle.run(), format!("0\n0\n1:3\n1\n{name}\n"));
     let made = std::fs::metadata(bundle.root().join("made")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 100_000);
+}
+
+fn what_the_mapped_root_may_not_reach_is_bound_for_it() {
+    let bundle = Bundle::shell("cat /volume/file").user_namespace();
+    let private = bundle.dir.join("private");
+    let volume = private.join("volume");
+    std::fs::create_dir_all(&volume).unwrap();
+    std::fs::write(volume.join("file"), "within\n").unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let bundle = bundle
+        .mount(json!({"destination": "/volume", "source": volume, "options": ["rbind", "ro"]}));
+    assert_eq!(bundle.run(), "within\n");
+    let missing = json!({"destination": "/m", "source": private.join("none"), "options": ["bind"]});
+    let error = bundle.mount(missing).error();
+    assert!(
+        error.contains("/private/none to /m: no such file or directory"),
+        "{error}"
+    );
 }
 
 /// Runs a container with namespaces of another one; gives what it printed.

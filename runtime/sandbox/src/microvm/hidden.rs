@@ -16,24 +16,20 @@ use serde::de::DeserializeOwned;
 use super::{exec, stdio, vmm};
 use crate::BackendError;
 
-/// What hidden processes are called, and what they do.
-const ENTRIES: [(&str, fn(Boss) -> i32); 2] = [
-    ("runvm-vmm", vmm::run_hidden),
-    ("runvm-exec", exec::run_hidden),
-];
-
 /// The name of the VMM process.
-pub(super) const VMM: &str = ENTRIES[0].0;
+pub(super) const VMM: &str = "runvm-vmm";
 /// The name of an exec's stand-in.
-pub(super) const EXEC: &str = ENTRIES[1].0;
+pub(super) const EXEC: &str = "runvm-exec";
 
 /// Runs the hidden entry this process was started for and ends with its status; returns at once in an
 /// ordinary process.
 pub fn run_hidden_entry() {
     let mut arguments = std::env::args();
     let name = arguments.next().unwrap_or_default();
-    let Some((_, run)) = ENTRIES.iter().find(|(entry, _)| *entry == name) else {
-        return;
+    let run = match name.as_str() {
+        VMM => vmm::run_hidden,
+        EXEC => exec::run_hidden,
+        _ => return,
     };
     let socket = arguments.next().and_then(|number| number.parse().ok());
     let Some(socket) = socket.and_then(|number| inherited::take(number).ok()) else {

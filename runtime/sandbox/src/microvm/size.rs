@@ -4,9 +4,13 @@ use runvm_oci::{LinuxResources, Plan};
 
 use crate::Settings;
 
-/// What the guest's kernel, its page tables and the agent take of the machine's memory, in MiB: added
-/// to a container's limit, so that the container can use all of that.
+/// What the guest's kernel and the agent take of the machine's memory, in MiB: added to a container's
+/// limit, so that the container can use all of that. In a machine of 256 MiB, 45 are gone when
+/// the first program runs (MemAvailable).
 pub const GUEST_OVERHEAD_MIB: u32 = 48;
+
+/// One page in so many holds the kernel's descriptions of pages (64 bytes for each of 4096).
+const PAGES_A_DESCRIPTION_PAGE: u32 = 64;
 
 /// What the VMM takes beside the guest's memory, in MiB: added to the limit of the host's cgroup. QEMU's
 /// translation cache is the most of it.
@@ -26,19 +30,21 @@ pub(super) struct SizeError {
 /// The memory of the microVM for `plan`: its limit, or else what its `vm` section or the
 /// settings say.
 pub(super) fn memory_mib(plan: &Plan, settings: &Settings) -> Result<u32, SizeError> {
-    let mib = |field, bytes: u64, overhead: u32| {
+    let checked = |field, bytes: u64, overhead: fn(u32) -> u32| {
         u32::try_from(bytes.div_ceil(1 << 20))
             .ok()
-            .and_then(|mib| mib.checked_add(overhead))
-            // Twice as much again must fit: GPAs are computed in 64 bits, hosts have less.
+            // 16 TiB: no host has it, and what is computed from it stays far from overflow.
             .filter(|&mib| mib < 1 << 24)
+            .map(|mib| mib + overhead(mib))
             .ok_or(SizeError { field, bytes })
     };
     if let Some(limit) = memory_limit(&plan.resources) {
-        return mib("linux.resources.memory.limit", limit, GUEST_OVERHEAD_MIB);
+        return checked("linux.resources.memory.limit", limit, |mib| {
+            GUEST_OVERHEAD_MIB + mib / PAGES_A_DESCRIPTION_PAGE
+        });
     }
     match plan.vm.as_ref().and_then(|vm| vm.memory_bytes) {
-        Some(bytes) => mib("vm.hwConfig.memory", bytes, 0),
+        Some(bytes) => checked("vm.hwConfig.memory", bytes, |_| 0),
         None => Ok(settings.memory_mib),
     }
 }
@@ -110,4 +116,83 @@ pub(super) fn guest_resources(plan: &Plan) -> LinuxResources {
     resources.set_pids(*plan.resources.pids());
     resources.set_devices(plan.resources.devices().clone());
     resources
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use runvm_oci::Plan;
+    use serde_json::{Value, json};
+
+    use super::{
+        GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, guest_resources, host_resources, memory_mib, vcpus,
+    };
+    use crate::Settings;
+
+    fn plan(resources: &Value, vm: Option<&Value>) -> Plan {
+        let mut config = json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "linux": {"namespaces": [{"type": "mount"}], "resources": resources},
+        });
+        if let Some(vm) = vm {
+            config["vm"] = vm.clone();
+        }
+        Plan::parse(config.to_string().as_bytes(), Path::new("/bundle")).unwrap()
+    }
+
+    fn memory(resources: &Value, vm: Option<&Value>) -> Result<u32, String> {
+        let settings = Settings {
+            memory_mib: 300,
+            ..Settings::default()
+        };
+        memory_mib(&plan(resources, vm), &settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn memory_is_the_limit_and_the_guests_own_or_the_sections_or_the_default() {
+        let vm = json!({"kernel": {"path": "/k"}, "hwConfig": {"memory": 128 << 20, "vcpus": 3}});
+        let limit = json!({"memory": {"limit": (64 << 20) + 1}});
+        assert_eq!(memory(&limit, Some(&vm)), Ok(65 + GUEST_OVERHEAD_MIB + 1));
+        assert_eq!(
+            memory(&json!({"memory": {"limit": -1}}), Some(&vm)),
+            Ok(128)
+        );
+        assert_eq!(memory(&json!({}), None), Ok(300));
+        let error = memory(&json!({"memory": {"limit": i64::MAX}}), None).unwrap_err();
+        assert!(error.contains("linux.resources.memory.limit"), "{error}");
+    }
+
+    #[test]
+    fn cpus_are_as_many_as_the_quota_keeps_busy() {
+        let quota = |quota: i64| plan(&json!({"cpu": {"quota": quota, "period": 100_000}}), None);
+        assert_eq!(vcpus(&quota(50_000)), 1);
+        assert_eq!(vcpus(&quota(-1)), 1);
+        let host = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(usize::from(vcpus(&quota(150_000))), 2.min(host));
+        assert_eq!(usize::from(vcpus(&quota(i64::MAX))), 64.min(host));
+    }
+
+    #[test]
+    fn each_side_enforces_what_it_can_see() {
+        let resources = json!({
+            "memory": {"limit": 64 << 20, "swap": 64 << 20, "reservation": 1 << 20},
+            "cpu": {"shares": 512}, "pids": {"limit": 5},
+            "devices": [{"allow": false, "access": "rwm"}],
+        });
+        let plan = plan(&resources, None);
+        let host = json!(host_resources(&plan, &Settings::default()));
+        let limit = i64::from(64 + GUEST_OVERHEAD_MIB + 1 + HOST_OVERHEAD_MIB) << 20;
+        assert_eq!(
+            host,
+            json!({"memory": {"limit": limit, "swap": limit}, "cpu": {"shares": 512}})
+        );
+        let guest = json!(guest_resources(&plan));
+        assert!(guest.get("cpu").is_none());
+        assert_eq!(guest["pids"], json!({"limit": 5}));
+        assert_eq!(guest["memory"]["limit"], 64 << 20);
+        assert_eq!(guest["devices"][0]["allow"], false);
+    }
 }
