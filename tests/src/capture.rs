@@ -59,6 +59,17 @@ impl Capture {
         );
     }
 
+    /// Waits for the next line that begins with `start`; the answer is the rest of it.
+    #[track_caller]
+    pub fn wait_for_line(&self, start: &str) -> String {
+        self.wait_for(start);
+        let begin = self.0.lock().awaited;
+        self.wait_for("\n");
+        let gathered = self.0.lock();
+        let line = &gathered.bytes[begin..gathered.awaited];
+        String::from_utf8_lossy(line).trim_end().to_owned()
+    }
+
     /// Waits until every writer has gone; false when patience ran out.
     pub fn wait_for_end(&self) -> bool {
         self.wait_until(|_| false).ended

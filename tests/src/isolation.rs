@@ -5,9 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Runtime, leftovers};
+use crate::leftovers::processes_of;
+use crate::{Process, Runtime, cgroups_of, leftovers};
 
 /// The ways to isolate a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +85,9 @@ pub fn in_isolation(isolation: Isolation, behaviour: fn(&Runtime)) {
     let runtime = Runtime::new(isolation);
     let result = catch_unwind(AssertUnwindSafe(|| behaviour(&runtime)));
     let left = leftovers(&runtime);
-    clean_up(&runtime);
+    if result.is_err() || !left.is_empty() {
+        clean_up(&runtime);
+    }
     if let Err(panic) = result {
         resume_unwind(panic);
     }
@@ -154,13 +158,24 @@ fn become_subreaper() {
     });
 }
 
+/// After a test that failed: the next ones, and the user, shall not stumble over what it left.
 fn clean_up(runtime: &Runtime) {
-    let Ok(entries) = std::fs::read_dir(runtime.root()) else {
-        return;
-    };
-    for entry in entries.flatten() {
+    for entry in std::fs::read_dir(runtime.root())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let id = entry.file_name();
         let arguments = ["delete".as_ref(), "--force".as_ref(), id.as_os_str()];
         let _ = runtime.command(arguments).output();
+    }
+    let processes = processes_of(runtime.scratch().name());
+    for process in processes.iter().filter_map(|(pid, _)| Process::open(*pid)) {
+        process.signal(Signal::KILL);
+        let _ = process.wait_for_end();
+    }
+    // Innermost first; what cannot be removed has been reported.
+    for cgroup in cgroups_of(runtime.scratch().name()).iter().rev() {
+        let _ = std::fs::remove_dir(cgroup);
     }
 }

@@ -9,7 +9,10 @@ use crate::Runtime;
 /// What is left of a test on the host, a line each.
 pub fn leftovers(runtime: &Runtime) -> Vec<String> {
     let name = runtime.scratch().name();
-    let mut left = processes(name);
+    let processes = processes_of(name).into_iter();
+    let mut left: Vec<String> = processes
+        .map(|(pid, how)| format!("process: {pid}, {how}"))
+        .collect();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     left.extend(lines_with(&mounts, name).map(|line| format!("mount: {line}")));
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
@@ -61,23 +64,21 @@ fn collect_cgroups(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The processes that have the name in their command line, cgroups, mounts or open files.
-fn processes(name: &str) -> Vec<String> {
+/// The processes that have the name in their command line, cgroups, mounts or open files, and how.
+pub(crate) fn processes_of(name: &str) -> Vec<(i32, String)> {
     let own_pid = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
-        if pid == own_pid || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
+        let Ok(number) = pid.parse() else { continue };
         // A process without a command line is a zombie, or the kernel's.
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.is_empty() {
+        if line.is_empty() || pid == own_pid {
             continue;
         }
         if let Some(how) = tie(&entry.path(), &line, name) {
-            found.push(format!("process: {pid} ({how}): {line}"));
+            found.push((number, format!("by its {how}: {line}")));
         }
     }
     found

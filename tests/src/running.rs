@@ -27,7 +27,8 @@ pub struct Running {
     input: Option<ChildStdin>,
     output: Capture,
     errors: Capture,
-    reaped: bool,
+    /// The exit code, once it has been taken.
+    code: Option<i32>,
 }
 
 /// What a command has come to.
@@ -64,7 +65,7 @@ impl Running {
             output: Capture::of(child.stdout.take().expect("standard output is piped")),
             errors: Capture::of(child.stderr.take().expect("standard error is piped")),
             line,
-            reaped: false,
+            code: None,
         }
     }
 
@@ -82,7 +83,7 @@ impl Running {
             output: Capture::of(std::io::empty()),
             errors: Capture::of(std::io::empty()),
             line,
-            reaped: false,
+            code: None,
         }
     }
 
@@ -119,18 +120,23 @@ impl Running {
     /// Waits for another process in this one's stead: what it started goes on with its output.
     pub(crate) fn stand_for(&mut self, process: Process) {
         self.process = process;
-        self.reaped = false;
+        self.code = None;
     }
 
-    /// Waits for its end, but not for the end of its output, which what it started may hold.
+    /// Waits for its end, but not for the end of its output, which what it started may hold. The
+    /// answer is its exit code, or 128 and the number of the signal that killed it.
     #[track_caller]
-    pub(crate) fn wait(&mut self) -> i32 {
+    pub fn wait(&mut self) -> i32 {
+        if let Some(code) = self.code {
+            return code;
+        }
         if !self.process.wait_for_end() {
             self.process.signal(Signal::KILL);
             panic!("{} hangs; {}", self.line, self.words());
         }
-        self.reaped = true;
-        self.process.reap().expect("it is a child of this process")
+        let code = self.process.reap().expect("it is a child of this process");
+        self.code = Some(code);
+        code
     }
 
     /// Closes its input, waits for its end and for that of its output.
@@ -175,7 +181,7 @@ fn handle(child: &std::process::Child) -> Process {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.reaped {
+        if self.code.is_none() {
             self.process.signal(Signal::KILL);
             if self.process.wait_for_end() {
                 self.process.reap();

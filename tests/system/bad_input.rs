@@ -24,12 +24,16 @@ vm_only! {
 /// Makes sure that neither `create` nor `run` takes the bundle.
 #[track_caller]
 fn is_refused(runtime: &Runtime, bundle: &Bundle, words: &[&str]) {
-    let path = bundle.path_text();
     for verb in ["create", "run"] {
         let words = if Runtime::is_runc() { &[] } else { words };
-        runtime
-            .call([verb, "--bundle", path, &runtime.new_id()])
-            .refuses(1, words);
+        let command = runtime.command([verb, "--bundle", bundle.path_text(), &runtime.new_id()]);
+        let mut running = Running::spawn(command, Input::Null);
+        assert_ne!(
+            running.wait(),
+            0,
+            "{verb} takes what is wrong about {words:?}"
+        );
+        running.finish().refuses(1, words);
         assert_eq!(runtime.ids(), Vec::<String>::new());
     }
 }
@@ -70,7 +74,7 @@ fn a_field_that_is_wrong_is_named(runtime: &Runtime) {
     if runtime.skips_runc("runc takes some of these, and names the fields of its own code") {
         return;
     }
-    let rows: [(&str, Value); 18] = [
+    let rows: [(&str, Value); 17] = [
         ("ociVersion", json!("4.0.0")),
         ("ociVersion", json!(1)),
         ("process.args", json!("sh")),
@@ -80,11 +84,10 @@ fn a_field_that_is_wrong_is_named(runtime: &Runtime) {
         ("process.user.uid", json!("root")),
         ("process.env[0]", json!("NOVALUE")),
         ("process.rlimits[0].type", json!("RLIMIT_NOSUCH")),
-        ("process.capabilities.bounding[0]", json!("CAP_NOSUCH")),
         ("process.terminal", json!("yes")),
         ("root.path", json!(7)),
         ("root.readonly", json!("no")),
-        ("mounts[0].destination", json!("relative")),
+        ("mounts[0].destination", json!(1)),
         ("linux.namespaces[0].type", json!("nosuch")),
         ("linux.resources.pids.limit", json!("many")),
         ("linux.maskedPaths[0]", json!("relative")),
@@ -292,6 +295,6 @@ fn a_hypervisor_that_cannot_be_used_is_refused(runtime: &Runtime) {
         path,
         &runtime.new_id(),
     ];
-    runtime.call(run).refuses(1, &["kvm"]);
+    runtime.call(run).refuses(1, &["KVM"]);
     assert_eq!(runtime.ids(), Vec::<String>::new());
 }

@@ -127,7 +127,6 @@ fn with_capabilities(bundle: Bundle, capabilities: &[&str]) -> Bundle {
         for set in ["bounding", "effective", "permitted"] {
             config["process"]["capabilities"][set] = json!(capabilities);
         }
-        config["process"]["capabilities"]["ambient"] = json!([]);
     })
 }
 

@@ -16,6 +16,7 @@ container_only! {
     check_says_what_the_host_can_do,
     features_and_version_are_what_engines_read,
     spec_writes_no_configuration_over_another,
+    what_spec_writes_runs_without_a_warning,
 }
 
 fn bench_measures_the_phases_of_a_start(runtime: &Runtime) {
@@ -190,6 +191,18 @@ fn features_and_version_are_what_engines_read(runtime: &Runtime) {
         version.lines().any(|line| line.starts_with("spec: ")),
         "{version}"
     );
+}
+
+fn what_spec_writes_runs_without_a_warning(runtime: &Runtime) {
+    let bundle = runtime.bundle();
+    fs::remove_file(bundle.path().join("config.json")).unwrap();
+    runtime
+        .call(["spec", "--bundle", bundle.path_text()])
+        .prints("");
+    let text = fs::read_to_string(bundle.path().join("config.json")).unwrap();
+    let text = text.replace("\"terminal\": true", "\"terminal\": false");
+    bundle.write_config(&text.replace("\"sh\"", "\"true\""));
+    runtime.run(&bundle).prints("");
 }
 
 fn spec_writes_no_configuration_over_another(runtime: &Runtime) {

@@ -31,14 +31,22 @@ fn a_program_cannot_have_more_processes_than_its_limit(runtime: &Runtime) {
 }
 
 fn a_program_that_outgrows_its_memory_is_killed(runtime: &Runtime) {
-    let bundle = runtime
-        .bundle()
-        .edit(|config| {
-            config["linux"]["resources"]["memory"] = json!({ "limit": 64 * MIB, "swap": 64 * MIB })
-        })
-        .shell("echo ready; x=x; while :; do x=$x$x; done");
-    let outcome = runtime.run(&bundle).exits(137);
-    assert_eq!(outcome.output(), "ready\n");
+    let limited = |script: &str| {
+        let limit = json!({ "limit": 64 * MIB, "swap": 64 * MIB });
+        let bundle = runtime.bundle().shell(script);
+        bundle.edit(|config| config["linux"]["resources"]["memory"] = limit)
+    };
+    let grow = "x=x; while :; do x=$x$x; done";
+    let outcome = runtime
+        .run(&limited(&format!("echo ready; {grow}")))
+        .exits(137);
+    assert_eq!(outcome.output(), "ready\n", "{outcome}");
+
+    // It alone is killed: not its parent, nor the machine around it.
+    let outcome = runtime
+        .run(&limited(&format!("sh -c '{grow}'; echo $?")))
+        .exits(0);
+    assert_eq!(outcome.output(), "137\n", "{outcome}");
 }
 
 fn limits_are_written_to_the_cgroup(runtime: &Runtime) {

@@ -1,6 +1,8 @@
 //! Terminals: of `run`, of `exec`, and over a console socket.
 
-use runvm_tests::{ConsoleSocket, Input, Running, Runtime, Terminal, each_isolation};
+use std::fs;
+
+use runvm_tests::{Bundle, ConsoleSocket, Input, Runtime, Terminal, each_isolation};
 use rustix::termios::LocalModes;
 
 each_isolation! {
@@ -10,17 +12,45 @@ each_isolation! {
     a_detached_terminal_needs_a_console_socket,
 }
 
-/// Tells the size at the start and at each change, and ends at a line of input. A signal cuts
-/// `read` short.
-const SIZES: &str = "trap 'stty size' WINCH; stty size; tty
-                     while [ \"$line\" != end ]; do read line; done; exit 3";
+/// Tells the size of its terminal after each line, and that a signal told it of a change.
+const SIZES: &str = "trap 'echo winched' WINCH; tty
+while [ \"$line\" != end ]; do read line; echo size $(stty size); done
+exit 3
+";
+
+fn with_sizes(bundle: Bundle) -> Bundle {
+    fs::write(bundle.rootfs().join("sizes"), SIZES).unwrap();
+    bundle
+}
+
+/// Resizes the window, and waits until the program that runs [`SIZES`] knows.
+#[track_caller]
+fn resize_reaches_the_program(terminal: &Terminal, rows: u16, columns: u16) {
+    terminal.resize(rows, columns);
+    // The size may be on its way when the first line arrives; each line has its answer.
+    let size = loop {
+        terminal.type_in("\n");
+        let size = terminal.output().wait_for_line("size ");
+        if size == format!("{rows} {columns}") || terminal.output().text().len() > 100_000 {
+            break size;
+        }
+    };
+    assert_eq!(size, format!("{rows} {columns}"));
+    // The shell runs its trap when a command has ended.
+    terminal.type_in("\n");
+    terminal.output().wait_for("size ");
+    assert!(
+        terminal.output().text().contains("winched\r\n"),
+        "{:?}",
+        terminal.output().text()
+    );
+}
 
 fn a_session_at_the_users_terminal(runtime: &Runtime) {
-    let bundle = runtime.bundle().with_terminal().args(&["sh"]);
+    let bundle = with_sizes(runtime.bundle().with_terminal().args(&["sh"]));
     let terminal = Terminal::open(40, 100);
     let modes_before = format!("{:?}", terminal.modes());
-    let path = bundle.path_text();
-    let command = runtime.command(["run", "--bundle", path, &runtime.new_id()]);
+    let command = runtime.command(["run", "--bundle", bundle.path_text(), &runtime.new_id()]);
     let running = terminal.run(&command);
 
     terminal.output().wait_for(" # ");
@@ -33,11 +63,11 @@ fn a_session_at_the_users_terminal(runtime: &Runtime) {
     );
     terminal.type_in("stty size; tty\n");
     terminal.output().wait_for("40 100\r\n/dev/");
-    terminal.type_in("trap 'stty size' WINCH; echo re''ady; read line\n");
-    terminal.output().wait_for("ready\r\n");
-    terminal.resize(50, 120);
-    terminal.output().wait_for("50 120\r\n");
-    terminal.type_in("\n");
+    terminal.type_in("sh /sizes; echo code $?\n");
+    terminal.output().wait_for("\n/dev/");
+    resize_reaches_the_program(&terminal, 50, 120);
+    terminal.type_in("end\n");
+    terminal.output().wait_for("code 3\r\n");
     // Interrupting from the keyboard is the business of the container's terminal.
     terminal.type_in("echo sl''eeping; sleep 1000\n");
     terminal.output().wait_for("sleeping\r\n");
@@ -50,38 +80,34 @@ fn a_session_at_the_users_terminal(runtime: &Runtime) {
 
 fn a_terminal_is_sent_to_the_console_socket(runtime: &Runtime) {
     let socket = ConsoleSocket::listen(runtime.path("console.sock"));
-    let bundle = runtime.bundle().with_terminal().shell(SIZES);
+    let bundle = with_sizes(runtime.bundle().with_terminal().args(&["sh", "/sizes"]));
     let flags = ["--console-socket", socket.path()];
     let mut container = runtime.create_with(&bundle, &flags, Input::Null);
     let terminal = socket.accept_terminal();
     terminal.resize(33, 77);
     container.start();
-    terminal.output().wait_for("33 77\r\n/dev/");
-    terminal.resize(44, 88);
-    terminal.output().wait_for("44 88\r\n");
+    terminal.output().wait_for("/dev/");
+    terminal.type_in("\n");
+    assert_eq!(terminal.output().wait_for_line("size "), "33 77");
+    resize_reaches_the_program(&terminal, 44, 88);
     terminal.type_in("end\n");
     container.finish().exits(3);
     container.delete();
 }
 
 fn exec_has_a_terminal_of_its_own(runtime: &Runtime) {
-    let mut container = runtime.create(&runtime.bundle().args(&["sleep", "1000"]));
+    let bundle = with_sizes(runtime.bundle().args(&["sleep", "1000"]));
+    let mut container = runtime.create(&bundle);
     container.start();
     let terminal = Terminal::open(20, 60);
     let modes_before = format!("{:?}", terminal.modes());
-    let running = terminal.run(&container.exec_command(&["--tty"], &["sh", "-c", SIZES]));
-    // The size may come after the program has begun.
-    terminal.output().wait_for("20 60\r\n");
-    terminal.resize(21, 61);
-    terminal.output().wait_for("21 61\r\n");
+    let running = terminal.run(&container.exec_command(&["--tty"], &["sh", "/sizes"]));
+    terminal.output().wait_for("/dev/pts/");
+    resize_reaches_the_program(&terminal, 21, 61);
     terminal.type_in("end\n");
     running.finish().exits(3);
     assert_eq!(format!("{:?}", terminal.modes()), modes_before);
 
-    // Without the flag the terminal of the caller stays the caller's.
-    let terminal = Terminal::open(20, 60);
-    let running = terminal.run(&container.exec_command(&[], &["sh", "-c", "tty; true"]));
-    running.finish().exits(0);
     container.kill("KILL");
     container.finish().exits(137);
     container.delete();
@@ -89,22 +115,19 @@ fn exec_has_a_terminal_of_its_own(runtime: &Runtime) {
 
 fn a_detached_terminal_needs_a_console_socket(runtime: &Runtime) {
     let bundle = runtime.bundle().with_terminal();
-    let path = bundle.path_text();
-    let create = ["create", "--bundle", path, &runtime.new_id()];
+    let create = ["create", "--bundle", bundle.path_text(), &runtime.new_id()];
     runtime.call(create).refuses(1, &["console"]);
 
     let socket = ConsoleSocket::listen(runtime.path("console.sock"));
-    let socket = socket.path();
     let bundle = runtime.bundle();
-    let path = bundle.path_text();
-    let create = [
+    let flags = [
         "create",
-        "--bundle",
-        path,
         "--console-socket",
-        socket,
-        &runtime.new_id(),
+        socket.path(),
+        "--bundle",
+        bundle.path_text(),
     ];
-    let create = Running::spawn(runtime.command(create), Input::Null).finish();
-    create.refuses(1, &["console"]);
+    runtime
+        .call(flags.iter().chain(&[runtime.new_id().as_str()]))
+        .refuses(1, &["console"]);
 }

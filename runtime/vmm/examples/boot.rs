@@ -61,7 +61,12 @@ fn boot(
     };
 
     let start = monotonic_now();
-    let mut vm = launch(config, &Hypervisor::Kvm)?;
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")?
+        .into();
+    let mut vm = launch(config, Hypervisor::Kvm { device })?;
     eprintln!("launched after {:?}", monotonic_now() - start);
     let exit = vm.wait();
     let entry = vm.first_entry().map(|entry| entry - start);

@@ -19,6 +19,7 @@ mod qemu;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,10 +63,14 @@ pub struct VmConfig {
 }
 
 /// What runs the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Hypervisor {
     /// KVM with hardware support, and the machine of this crate.
-    Kvm,
+    Kvm {
+        /// `/dev/kvm`, open for reading and writing: a process that runs a guest may not be
+        /// allowed to open it itself.
+        device: OwnedFd,
+    },
     /// QEMU's binary translation.
     Qemu {
         /// The `qemu-system-x86_64` to run.
@@ -117,11 +122,11 @@ pub enum LaunchError {
 
 /// Boots the machine that `config` describes on `hypervisor`. Returns once it runs, which is
 /// before the guest has done anything.
-pub fn launch(config: VmConfig, hypervisor: &Hypervisor) -> Result<Vm, LaunchError> {
+pub fn launch(config: VmConfig, hypervisor: Hypervisor) -> Result<Vm, LaunchError> {
     let machine = machine(config)?;
     let running = match hypervisor {
-        Hypervisor::Kvm => Running::Kvm(kvm::launch(machine)?),
-        Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, binary)?),
+        Hypervisor::Kvm { device } => Running::Kvm(kvm::launch(device, machine)?),
+        Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, &binary)?),
     };
     Ok(Vm {
         running,

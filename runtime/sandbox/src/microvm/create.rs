@@ -9,12 +9,11 @@ use nix::libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEW
 use runvm_container::cgroup::Cgroup;
 use runvm_container::run_hooks;
 use runvm_oci::{NamespaceKind, Plan, State};
-use runvm_vmm::Hypervisor;
 
 use super::guest_config::{GuestConfig, guest_config};
 use super::hidden::{self, Hidden, Start, VMM};
-use super::hypervisor::{HypervisorChosen, choose_hypervisor};
-use super::vmm::{GoOn, Order, OrderedExport, Report};
+use super::hypervisor::{HypervisorChosen, Rung, choose_hypervisor};
+use super::vmm::{GoOn, Order, OrderedExport, OrderedHypervisor, Report};
 use super::{PreserveFds, size};
 use crate::{BackendError, Blueprint, Built, Settings};
 
@@ -33,6 +32,8 @@ enum PartError {
     },
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
+    #[error("cannot open /dev/kvm")]
+    Kvm(#[source] io::Error),
     #[error("cannot open the network namespace {}", path.display())]
     Network { path: PathBuf, source: io::Error },
 }
@@ -52,6 +53,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let guest = guest_config(plan, blueprint.config)?;
     let images = Images::open(plan, settings)?;
     let network = open_network(plan)?;
+    let kvm = open_kvm(&chosen.hypervisor)?;
     let entry = blueprint
         .cgroup
         .map(Cgroup::entry)
@@ -69,9 +71,9 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         command_line: command_line(plan, settings),
         memory_mib: size::memory_mib(plan, settings)?,
         vcpus: size::vcpus(plan),
-        qemu: match &chosen.hypervisor {
-            Hypervisor::Kvm => None,
-            Hypervisor::Qemu { binary } => Some(binary.clone()),
+        hypervisor: match (&chosen.hypervisor, &kvm) {
+            (Rung::Qemu { binary }, _) => OrderedHypervisor::Qemu(binary.clone()),
+            (Rung::Kvm, kvm) => OrderedHypervisor::Kvm(kvm.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
         },
         exports: ordered(&guest),
         read_only_root: plan.root.readonly,
@@ -89,6 +91,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     inherit.extend(guest.exports.iter().map(|export| export.fd.as_fd()));
     inherit.extend(tasks.iter().map(AsFd::as_fd));
     inherit.extend(network.iter().map(AsFd::as_fd));
+    inherit.extend(kvm.iter().map(AsFd::as_fd));
     let start = Start {
         name: VMM,
         inherit,
@@ -155,6 +158,18 @@ fn command_line(plan: &Plan, settings: &Settings) -> String {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Opens /dev/kvm for the VMM process, whose cgroup is the container's and may open no devices
+/// but the container's.
+fn open_kvm(hypervisor: &Rung) -> Result<Option<File>, PartError> {
+    match hypervisor {
+        Rung::Qemu { .. } => Ok(None),
+        Rung::Kvm => {
+            let options = File::options().read(true).write(true).open("/dev/kvm");
+            options.map(Some).map_err(PartError::Kvm)
+        }
+    }
 }
 
 /// The network namespace that the VMM process joins: that of config.json. The guest's is its own.

@@ -9,7 +9,7 @@ use runvm_sys::inherited;
 use serde::{Deserialize, Serialize};
 
 use super::attend::{self, Signals};
-use super::guest::{Control, GuestError};
+use super::guest::{self, Control, GuestError};
 use super::hidden::{self, Boss, EXEC, Hidden, Start};
 use super::stdio;
 use crate::{Attached, BackendError, Directory, Exec};
@@ -87,7 +87,7 @@ fn stand_in(boss: &mut Boss) -> Result<i32, BackendError> {
     let signals = Signals::take()?;
     let streams = stdio::streams(terminal);
     let relays = stdio::relay(directory.as_fd(), &process, &streams)?;
-    let mut control = Control::open(directory.as_fd(), None)?;
+    let mut control = Control::open(directory.as_fd(), Some(guest::PATIENCE))?;
     let request = Request::Exec {
         process: process.clone(),
         streams,
@@ -99,6 +99,7 @@ fn stand_in(boss: &mut Boss) -> Result<i32, BackendError> {
     if let Some(size) = stdio::terminal_size().filter(|_| terminal) {
         control.demand(&attend::resize(&process, size), b"")?;
     }
+    control.wait_for_ever()?;
     signals.forward(directory, process.clone(), terminal)?;
     boss.report(&Ok::<_, Remote>(()))?;
     let status = match attend::wait(&mut control, &process) {

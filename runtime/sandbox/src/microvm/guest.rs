@@ -1,6 +1,6 @@
 //! The way to the agent, for every process of the host that can reach the container's directory.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -28,12 +28,15 @@ pub(super) enum GuestError {
         /// What went wrong with the socket.
         source: io::Error,
     },
+    /// The guest, or the VMM, is hung or frozen.
+    #[error("the guest does not answer")]
+    Silent,
     /// The guest does not listen.
     #[error("nobody listens on port {0} of the guest")]
     Refused(u32),
     /// The conversation broke.
     #[error("cannot talk to the agent in the guest")]
-    Talk(#[from] MessageError),
+    Talk(#[source] MessageError),
     /// The agent could not do it, in its own words.
     #[error(transparent)]
     Remote(#[from] Remote),
@@ -44,7 +47,24 @@ pub(super) enum GuestError {
 
 impl From<FrameError> for GuestError {
     fn from(error: FrameError) -> Self {
-        Self::Talk(error.into())
+        match error {
+            // What a socket's timeout gives (socket(7), SO_RCVTIMEO).
+            FrameError::Read(error) | FrameError::Write(error)
+                if error.kind() == ErrorKind::WouldBlock =>
+            {
+                Self::Silent
+            }
+            error => Self::Talk(error.into()),
+        }
+    }
+}
+
+impl From<MessageError> for GuestError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Frame(error) => error.into(),
+            error => Self::Talk(error),
+        }
     }
 }
 
@@ -71,7 +91,10 @@ fn dial(
     patience: Option<Duration>,
 ) -> Result<UnixStream, GuestError> {
     let mut connection = connect_unix(directory, SOCKET).map_err(GuestError::Connect)?;
-    let failed = |source| GuestError::Port { port, source };
+    let failed = |source: io::Error| match source.kind() {
+        ErrorKind::WouldBlock => GuestError::Silent,
+        _ => GuestError::Port { port, source },
+    };
     connection.set_read_timeout(patience).map_err(failed)?;
     connection.set_write_timeout(patience).map_err(failed)?;
     connection
@@ -124,6 +147,11 @@ impl Control {
         }
     }
 
+    /// Lets later answers take as long as they take.
+    pub(super) fn wait_for_ever(&self) -> Result<(), GuestError> {
+        wait_for_ever(&self.0)
+    }
+
     /// Says something whose answer nobody waits for.
     pub(super) fn tell(&mut self, request: &Request) -> Result<(), GuestError> {
         Ok(frame::write(&mut self.0, request, b"")?)
@@ -136,19 +164,30 @@ impl AsFd for Control {
     }
 }
 
+fn wait_for_ever(connection: &UnixStream) -> Result<(), GuestError> {
+    connection
+        .set_read_timeout(None)
+        .and_then(|()| connection.set_write_timeout(None))
+        .map_err(GuestError::Connect)
+}
+
+/// How long a guest that works may take to answer, on a busy machine and without KVM.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Connects a stream of `process`, which need not exist yet.
 pub(super) fn open_stream(
     directory: BorrowedFd<'_>,
     process: &Process,
     stream: Stream,
 ) -> Result<UnixStream, GuestError> {
-    let mut connection = dial(directory, STREAM_PORT, None)?;
+    let mut connection = dial(directory, STREAM_PORT, Some(PATIENCE))?;
     let header = StreamHeader {
         hello: Hello::ours(),
         process: process.clone(),
         stream,
     };
     frame::write(&mut connection, &header, b"")?;
+    wait_for_ever(&connection)?;
     Ok(connection)
 }
 
@@ -159,6 +198,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
     use std::thread;
+    use std::time::Duration;
 
     use runvm_proto::{Answer, Hello, Remote, Request, frame};
 
@@ -213,6 +253,17 @@ mod tests {
             let error = control.demand(&start, b"").unwrap_err();
             assert!(matches!(error, GuestError::Talk(_)), "{error}");
         });
+    }
+
+    #[test]
+    fn a_guest_that_hangs_is_not_waited_for_longer_than_asked() {
+        let directory = std::env::temp_dir().join(format!("runvm-hung-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let _listener = UnixListener::bind(directory.join("vm.sock")).unwrap();
+        let patience = Some(Duration::from_millis(20));
+        let opened = Control::open(File::open(&directory).unwrap().as_fd(), patience);
+        assert!(matches!(opened, Err(GuestError::Silent)));
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

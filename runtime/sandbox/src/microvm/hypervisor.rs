@@ -4,15 +4,27 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use runvm_vmm::{Hypervisor, probe};
+use runvm_vmm::probe;
 
 use crate::{HypervisorChoice, Settings};
+
+/// What a microVM can run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rung {
+    /// KVM, which runs guests in hardware here.
+    Kvm,
+    /// QEMU without KVM.
+    Qemu {
+        /// The `qemu-system-x86_64` to run.
+        binary: PathBuf,
+    },
+}
 
 /// What a microVM will run on, and why that.
 #[derive(Debug, Clone)]
 pub struct HypervisorChosen {
     /// The hypervisor.
-    pub hypervisor: Hypervisor,
+    pub hypervisor: Rung,
     /// What KVM can do, or why it is not used.
     pub reason: String,
 }
@@ -21,8 +33,8 @@ impl HypervisorChosen {
     /// The word for it.
     pub fn as_str(&self) -> &'static str {
         match self.hypervisor {
-            Hypervisor::Kvm => "kvm",
-            Hypervisor::Qemu { .. } => "qemu",
+            Rung::Kvm => "kvm",
+            Rung::Qemu { .. } => "qemu",
         }
     }
 }
@@ -30,8 +42,8 @@ impl HypervisorChosen {
 impl fmt::Display for HypervisorChosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.hypervisor {
-            Hypervisor::Kvm => write!(f, "KVM ({})", self.reason),
-            Hypervisor::Qemu { binary } => {
+            Rung::Kvm => write!(f, "KVM ({})", self.reason),
+            Rung::Qemu { binary } => {
                 write!(
                     f,
                     "QEMU without KVM ({}), because {}",
@@ -70,13 +82,13 @@ pub struct QemuMissing(PathBuf);
 /// Chooses what microVMs run on.
 pub fn choose_hypervisor(settings: &Settings) -> Result<HypervisorChosen, HypervisorError> {
     let qemu = |reason: String| {
-        let hypervisor = Hypervisor::Qemu {
+        let hypervisor = Rung::Qemu {
             binary: find_qemu(settings)?,
         };
         Ok(HypervisorChosen { hypervisor, reason })
     };
     let kvm = |reason| HypervisorChosen {
-        hypervisor: Hypervisor::Kvm,
+        hypervisor: Rung::Kvm,
         reason,
     };
     match settings.hypervisor {

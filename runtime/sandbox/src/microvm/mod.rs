@@ -31,7 +31,7 @@ use crate::{
 
 pub use hidden::run_hidden_entry;
 pub use hypervisor::{
-    HypervisorChosen, HypervisorError, QemuMissing, choose_hypervisor, find_qemu, kvm_usable,
+    HypervisorChosen, HypervisorError, QemuMissing, Rung, choose_hypervisor, find_qemu, kvm_usable,
 };
 pub use size::{GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, host_resources};
 

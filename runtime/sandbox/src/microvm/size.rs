@@ -5,7 +5,7 @@ use runvm_oci::{LinuxResources, Plan};
 use crate::Settings;
 
 /// What the guest's kernel and the agent take of the machine's memory, in MiB: added to a container's
-/// limit, so that the container can use all of that. In a machine of 256 MiB, 45 are gone when
+/// limit, so that the container can use all of that. In a machine of 256 MiB, 39 are gone when
 /// the first program runs (MemAvailable).
 pub const GUEST_OVERHEAD_MIB: u32 = 48;
 

@@ -18,6 +18,7 @@ use runvm_vmm::devices::vsock::VsockConfig;
 use runvm_vmm::{Exit, Hypervisor, Stopper, VmConfig, launch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +52,7 @@ pub(super) struct Order {
     pub(super) command_line: String,
     pub(super) memory_mib: u32,
     pub(super) vcpus: u8,
-    /// QEMU's binary; `None` is KVM.
-    pub(super) qemu: Option<PathBuf>,
+    pub(super) hypervisor: OrderedHypervisor,
     pub(super) exports: Vec<OrderedExport>,
     pub(super) read_only_root: bool,
     pub(super) terminal: bool,
@@ -63,6 +63,15 @@ pub(super) struct Order {
     pub(super) network: Option<i32>,
     /// Whether the caller has hooks to run between the boot and the container.
     pub(super) hooks: bool,
+}
+
+/// What to run the machine on.
+#[derive(Serialize, Deserialize)]
+pub(super) enum OrderedHypervisor {
+    /// KVM, by the number of the descriptor of /dev/kvm.
+    Kvm(i32),
+    /// QEMU, by its binary.
+    Qemu(PathBuf),
 }
 
 /// An export, by the number of its descriptor.
@@ -148,6 +157,11 @@ fn live(boss: &mut Boss) -> Result<i32, BackendError> {
 
 /// Takes this process to where the container is, while it has one thread.
 fn settle(order: &Order) -> Result<(), BackendError> {
+    // What the host unmounts goes from here too, and nothing comes out.
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
     for &tasks in &order.tasks {
         // The number 0 is the writing thread, moved without the wait of a move by pid.
         rustix::io::write(inherited::take(tasks)?, b"0")?;
@@ -178,7 +192,7 @@ fn create(
 ) -> Result<Made, BackendError> {
     let process = Process::first(&order.id);
     let relays = stdio::relay(directory, &process, streams)?;
-    let mut control = Control::open(directory, None)?;
+    let mut control = Control::open(directory, Some(BOOT_PATIENCE))?;
     let request = Request::Create {
         container: order.id.clone(),
         streams: streams.to_vec(),
@@ -232,13 +246,15 @@ impl Machine {
                 ports: directory.try_clone_to_owned()?,
             },
         };
-        let hypervisor = match &order.qemu {
-            None => Hypervisor::Kvm,
-            Some(binary) => Hypervisor::Qemu {
+        let hypervisor = match &order.hypervisor {
+            OrderedHypervisor::Kvm(device) => Hypervisor::Kvm {
+                device: inherited::take(*device)?,
+            },
+            OrderedHypervisor::Qemu(binary) => Hypervisor::Qemu {
                 binary: binary.clone(),
             },
         };
-        let mut vm = launch(config, &hypervisor)?;
+        let mut vm = launch(config, hypervisor)?;
         let launched_ns = now_ns();
         let stopper = vm.stopper();
         let (tell, ended) = channel();

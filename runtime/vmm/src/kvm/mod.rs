@@ -15,6 +15,7 @@ pub(crate) mod vm;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -66,12 +67,6 @@ pub(crate) struct Machine {
 /// Why a machine could not be launched on KVM.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmLaunchError {
-    /// `/dev/kvm` did not open.
-    #[error("cannot open /dev/kvm")]
-    Open {
-        /// The kernel's answer.
-        source: kvm_ioctls::Error,
-    },
     /// No vCPU, or more than can be.
     #[error("a VM cannot have {asked} vCPUs here: the most is {limit}, the least 1")]
     Vcpus {
@@ -149,9 +144,9 @@ impl KvmLaunchError {
     }
 }
 
-/// Builds `machine` and runs it.
-pub(crate) fn launch(machine: Machine) -> Result<KvmVm, KvmLaunchError> {
-    let kvm = Kvm::new().map_err(|source| KvmLaunchError::Open { source })?;
+/// Builds `machine` on `/dev/kvm`, which `device` is, and runs it.
+pub(crate) fn launch(device: OwnedFd, machine: Machine) -> Result<KvmVm, KvmLaunchError> {
+    let kvm = vm::kvm_from(device);
     check_counts(&kvm, &machine)?;
     let memory = memory::allocate(machine.memory_mib)?;
     let vm = create_vm(&kvm, &memory)?;

@@ -38,6 +38,11 @@ fn machine(code: &[u8], log: &File) -> Machine {
     }
 }
 
+fn device() -> OwnedFd {
+    let options = File::options().read(true).write(true).open("/dev/kvm");
+    options.unwrap().into()
+}
+
 fn have_kvm() -> bool {
     let have = Path::new("/dev/kvm").exists();
     if !have {
@@ -59,7 +64,7 @@ fn a_guest_speaks_and_resets() {
     }
     let log = file(b"");
     let code = [&say(b"hello")[..], RESET, FOREVER].concat();
-    let mut vm = launch(machine(&code, &log)).unwrap();
+    let mut vm = launch(device(), machine(&code, &log)).unwrap();
     assert_eq!(vm.wait(), Exit::Reset);
     assert_eq!(read(&log), b"hello");
     assert_eq!(vm.exits().of(ExitCause::PortWrite), 6);
@@ -72,7 +77,7 @@ fn the_chipset_resets_too() {
         return;
     }
     let code = [&out(0xcf9, 6)[..], FOREVER].concat();
-    let mut vm = launch(machine(&code, &file(b""))).unwrap();
+    let mut vm = launch(device(), machine(&code, &file(b""))).unwrap();
     assert_eq!(vm.wait(), Exit::Reset);
 }
 
@@ -87,7 +92,7 @@ fn addresses_without_a_device_read_as_ones_and_swallow_writes() {
     // mov al, [0xd0800000]; mov [0xd0800000], al
     let mmio: &[u8] = &[0xa0, 0, 0, 0x80, 0xd0, 0xa2, 0, 0, 0x80, 0xd0];
     let code = [port, SAY_AL, mmio, SAY_AL, RESET, FOREVER].concat();
-    let mut vm = launch(machine(&code, &log)).unwrap();
+    let mut vm = launch(device(), machine(&code, &log)).unwrap();
     assert_eq!(vm.wait(), Exit::Reset);
     assert_eq!(read(&log), [0xff, 0xff]);
     assert_eq!(vm.exits().of(ExitCause::PortRead), 1);
@@ -101,7 +106,7 @@ fn a_guest_that_crashes_ends_with_words_and_registers() {
         return;
     }
     // An exception without an interrupt table: ud2.
-    let mut vm = launch(machine(&[0x0f, 0x0b], &file(b""))).unwrap();
+    let mut vm = launch(device(), machine(&[0x0f, 0x0b], &file(b""))).unwrap();
     let Exit::Crashed(words) = vm.wait() else {
         panic!("it did not crash");
     };
@@ -118,7 +123,7 @@ fn a_vm_is_stopped_whatever_its_vcpus_do() {
     for (name, code) in [("loop", FOREVER), ("halt", &[0xfa, 0xf4, 0xeb, 0xfc][..])] {
         let mut machine = machine(code, &file(b""));
         machine.vcpus = 2;
-        let mut vm = launch(machine).unwrap();
+        let mut vm = launch(device(), machine).unwrap();
         let power = Arc::clone(vm.power());
         let stopper = thread::spawn(move || power.turn_off(Exit::Stopped));
         assert_eq!(vm.wait(), Exit::Stopped, "{name}");
@@ -132,7 +137,7 @@ fn a_vm_that_is_dropped_ends() {
     if !have_kvm() {
         return;
     }
-    let vm = launch(machine(FOREVER, &file(b""))).unwrap();
+    let vm = launch(device(), machine(FOREVER, &file(b""))).unwrap();
     let shared = Arc::clone(&vm.shared);
     drop(vm);
     assert_eq!(Arc::strong_count(&shared), 1);
@@ -146,7 +151,7 @@ fn a_machine_has_one_vcpu_at_least_and_not_too_many() {
     for vcpus in [0, 255] {
         let mut machine = machine(FOREVER, &file(b""));
         machine.vcpus = vcpus;
-        let error = launch(machine).err().expect("it was launched");
+        let error = launch(device(), machine).err().expect("it was launched");
         assert!(matches!(error, KvmLaunchError::Vcpus { asked, .. } if asked == vcpus));
     }
 }

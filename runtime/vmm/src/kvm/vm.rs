@@ -4,6 +4,7 @@
     reason = "KVM is given the addresses of mappings, whose lifetime it does not know"
 )]
 
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -11,6 +12,12 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::devices::GuestMemory;
+
+/// KVM, by the descriptor of `/dev/kvm`.
+pub(super) fn kvm_from(device: OwnedFd) -> Kvm {
+    // SAFETY: the descriptor is taken from its owner, so the Kvm is the only one to close it.
+    unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
+}
 
 /// A VM whose memory slots are the regions of one guest memory.
 pub(crate) struct GuestVm {

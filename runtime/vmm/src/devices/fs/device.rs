@@ -19,8 +19,8 @@ const TAG_BYTES: usize = 36;
 /// Queues for ordinary requests. Each has one thread, and so many requests are served at once.
 const REQUEST_QUEUES: u32 = 1;
 /// The queue for forgets, which nobody waits for, and one for requests, which has room for the
-/// largest: 256 pages of data, and headers.
-const QUEUE_SIZES: [u16; 2] = [128, 1024];
+/// largest: 256 pages of data, and headers. (Both alike, because QEMU has one size for all.)
+const QUEUE_SIZES: [u16; 2] = [1024, 1024];
 
 /// A virtio-fs device that serves a table of exports, in this process.
 pub struct FsDevice {

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 
 use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{fchdir, getegid, geteuid, umask};
@@ -44,10 +45,13 @@ pub(super) struct Caller {
 
 impl ServingThread {
     /// Gives the calling thread its own umask (0) and working directory (`proc_fds`, where
-    /// descriptors are paths), and takes its supplementary groups away: a file made in a foreign
-    /// set-group-id directory must not keep that bit on their account (CVE-2022-0358).
+    /// descriptors are paths), leaves signals to other threads, and takes its supplementary
+    /// groups away: a file made in a foreign set-group-id directory must not keep that bit on
+    /// their account (CVE-2022-0358).
     pub(super) fn enter(proc_fds: BorrowedFd<'_>) -> io::Result<Self> {
         nix::sched::unshare(CloneFlags::CLONE_FS)?;
+        // Above all SIGXFSZ: a write beyond the server's RLIMIT_FSIZE is an error of the guest's.
+        SigSet::all().thread_block()?;
         fchdir(proc_fds)?;
         umask(Mode::empty());
         match set_thread_groups(&[]) {
@@ -69,12 +73,15 @@ impl ServingThread {
         caller: &Caller,
         make: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let _restored = Restored(self);
         umask(caller.umask);
-        if caller.uid != self.uid || caller.gid != self.gid || caller.group.is_some() {
-            self.become_caller(caller)?;
-        }
-        make()
+        let made = if caller.uid == self.uid && caller.gid == self.gid && caller.group.is_none() {
+            make()
+        } else {
+            let _restored = Restored(self);
+            self.become_caller(caller).and_then(|()| make())
+        };
+        umask(Mode::empty());
+        made
     }
 
     fn become_caller(&self, caller: &Caller) -> Result<(), Errno> {
@@ -138,7 +145,6 @@ impl ServingThread {
     }
 
     fn restore(&self) -> Result<(), Errno> {
-        umask(Mode::empty());
         if geteuid() != self.uid || getegid() != self.gid {
             set_thread_res_uid(None, self.uid, None)?;
             set_thread_res_gid(None, self.gid, None)?;

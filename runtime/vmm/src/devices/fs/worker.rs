@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -23,6 +23,7 @@ const STOPPED: u64 = 1;
 /// A queue that is being served, until it is dropped.
 pub(super) struct Serving {
     stop: EventFd,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,6 +36,8 @@ struct Queueing {
     memory: GuestMemory,
     interrupt: Arc<dyn Interrupt>,
     server: Arc<Server>,
+    /// Set before the event that says the same: seen between requests without a system call.
+    stopped: Arc<AtomicBool>,
 }
 
 /// The driver broke the ring: it is not served any more until the device is reset.
@@ -63,6 +66,7 @@ impl Serving {
             let interest = EpollEvent::new(EventSet::IN, data);
             events.ctl(ControlOperation::Add, event.as_raw_fd(), interest)?;
         }
+        let stopped = Arc::new(AtomicBool::new(false));
         let queueing = Queueing {
             number,
             queue: Mutex::new(queue),
@@ -70,6 +74,7 @@ impl Serving {
             memory,
             interrupt,
             server,
+            stopped: Arc::clone(&stopped),
         };
         let (ready, started) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -88,6 +93,7 @@ impl Serving {
             })?;
         let serving = Self {
             stop,
+            stopped,
             thread: Some(thread),
         };
         started
@@ -100,7 +106,8 @@ impl Serving {
 impl Drop for Serving {
     /// Returns when the thread has ended, with the request it was serving.
     fn drop(&mut self) {
-        // An eventfd that is stopped only once cannot overflow.
+        self.stopped.store(true, Ordering::Release);
+        // An eventfd that is written only once cannot overflow.
         let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -126,14 +133,14 @@ impl Queueing {
             }
             // Whether it counted one kick or many, or another thread was faster, is all the same.
             let _ = self.kick.read();
-            if self.drain(events, worker).is_err() {
+            if self.drain(worker).is_err() {
                 return;
             }
         }
     }
 
     /// Serves all requests there are.
-    fn drain(&self, events: &Epoll, worker: &mut Worker) -> Result<(), Broken> {
+    fn drain(&self, worker: &mut Worker) -> Result<(), Broken> {
         let memory = self.memory.memory();
         loop {
             self.ring()
@@ -141,7 +148,8 @@ impl Queueing {
                 .map_err(|_| Broken)?;
             while let Some(chain) = self.next(&memory)? {
                 self.serve(&memory, chain, worker)?;
-                if stop_is_ordered(events) {
+                // A driver that never lets the queue run dry must be left all the same.
+                if self.stopped.load(Ordering::Acquire) {
                     return Ok(());
                 }
             }
@@ -161,19 +169,15 @@ impl Queueing {
         memory: &'m GuestMemoryMmap,
     ) -> Result<Option<DescriptorChain<&'m GuestMemoryMmap>>, Broken> {
         let mut queue = self.ring();
-        let next = queue.iter(memory).map_err(|_| Broken)?.next();
-        if next.is_none() {
-            // A ring that is not empty and yields nothing would be asked for ever.
-            let available = queue
-                .avail_idx(memory, Ordering::Acquire)
-                .map_err(|_| Broken)?;
-            let taken = queue.next_avail();
-            // The driver may have added buffers since: those are found by the next look.
-            if available.0.wrapping_sub(taken) > queue.size() {
-                return Err(Broken);
-            }
+        let available = queue
+            .avail_idx(memory, Ordering::Acquire)
+            .map_err(|_| Broken)?;
+        if available.0 == queue.next_avail() {
+            return Ok(None);
         }
-        Ok(next)
+        // A ring that is not empty and yields nothing would be asked again for ever.
+        let next = queue.iter(memory).map_err(|_| Broken)?.next();
+        next.map(Some).ok_or(Broken)
     }
 
     fn serve(
@@ -200,13 +204,4 @@ impl Queueing {
     fn ring(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a driver that never lets the queue run dry must be left all the same.
-fn stop_is_ordered(events: &Epoll) -> bool {
-    let mut happened = [EpollEvent::default(); 2];
-    let count = events.wait(0, &mut happened).unwrap_or(0);
-    happened[..count]
-        .iter()
-        .any(|event| event.data() == STOPPED)
 }

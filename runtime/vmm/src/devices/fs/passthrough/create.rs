@@ -118,9 +118,7 @@ impl Server {
         let itself = self.reopen(file.as_fd(), OFlags::PATH)?;
         let (inode, stat) = self.remember(parent.export, itself, named)?;
         let entry = entry_out(&inode, &stat);
-        let fh = self
-            .files
-            .insert(OpenFile::new(inode, file, Purpose::data(flags)));
+        let fh = self.insert_open(OpenFile::new(inode, file, Purpose::data(flags)))?;
         let opened = OpenOut {
             fh,
             ..OpenOut::default()

@@ -47,11 +47,7 @@ impl Server {
         } else {
             0
         };
-        let export = inode.export;
-        let fh = self
-            .files
-            .insert(OpenFile::new(inode, file, Purpose::data(flags)));
-        self.check_offered(export)?;
+        let fh = self.insert_open(OpenFile::new(inode, file, Purpose::data(flags)))?;
         Ok(Reply::of(&OpenOut {
             fh,
             open_flags,
@@ -66,12 +62,10 @@ impl Server {
         }
         let flags = host_flags(0, inode.export)? | OFlags::DIRECTORY;
         let file = self.open_counted(&inode, flags)?;
-        let export = inode.export;
         let purpose = Purpose::Entries {
             reading: Mutex::new(()),
         };
-        let fh = self.files.insert(OpenFile::new(inode, file, purpose));
-        self.check_offered(export)?;
+        let fh = self.insert_open(OpenFile::new(inode, file, purpose))?;
         Ok(Reply::of(&OpenOut {
             fh,
             ..OpenOut::default()
@@ -82,6 +76,14 @@ impl Server {
         let ReleaseIn { fh, .. } = call.args.take()?;
         self.files.remove(fh, call.header.nodeid)?;
         Ok(Reply::Done)
+    }
+
+    /// Gives an open file its number.
+    pub(super) fn insert_open(&self, file: OpenFile) -> Result<u64, Errno> {
+        let export = file.inode.export;
+        let fh = self.files.insert(file);
+        self.check_offered(export)?;
+        Ok(fh)
     }
 
     /// Opens the file of a regular file's or directory's inode.
