@@ -8,20 +8,7 @@ use crate::Runtime;
 
 /// What is left of a test on the host, a line each.
 pub fn leftovers(runtime: &Runtime) -> Vec<String> {
-    let name = runtime.scratch().name();
-    let processes = processes_of(name).into_iter();
-    let mut left: Vec<String> = processes
-        .map(|(pid, how)| format!("process: {pid}, {how}"))
-        .collect();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    left.extend(lines_with(&mounts, name).map(|line| format!("mount: {line}")));
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    left.extend(lines_with(&sockets, name).map(|line| format!("socket: {line}")));
-    left.extend(
-        cgroups_of(name)
-            .iter()
-            .map(|path| format!("cgroup: {}", path.display())),
-    );
+    let mut left = traces_of(runtime.scratch().name());
     for entry in fs::read_dir(runtime.root()).into_iter().flatten().flatten() {
         left.push(format!("state: {}", entry.path().display()));
     }
@@ -30,6 +17,24 @@ pub fn leftovers(runtime: &Runtime) -> Vec<String> {
         .filter(|tap| !runtime.taps_before().contains(tap));
     left.extend(taps.map(|tap| format!("tap: {tap}")));
     left
+}
+
+/// The processes, mounts, sockets and cgroups on the host that have `name` in theirs, a line each.
+pub fn traces_of(name: &str) -> Vec<String> {
+    let processes = processes_of(name).into_iter();
+    let mut traces: Vec<String> = processes
+        .map(|(pid, how)| format!("process: {pid}, {how}"))
+        .collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    traces.extend(lines_with(&mounts, name).map(|line| format!("mount: {line}")));
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    traces.extend(lines_with(&sockets, name).map(|line| format!("socket: {line}")));
+    traces.extend(
+        cgroups_of(name)
+            .iter()
+            .map(|path| format!("cgroup: {}", path.display())),
+    );
+    traces
 }
 
 /// The host's tun and tap devices.

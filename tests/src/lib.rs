@@ -22,7 +22,7 @@ pub use bundle::Bundle;
 pub use capture::Capture;
 pub use container::{Container, State};
 pub use isolation::{Isolation, in_isolation, skip};
-pub use leftovers::{cgroups_of, leftovers};
+pub use leftovers::{cgroups_of, leftovers, traces_of};
 pub use process::{Process, children_of};
 pub use running::{Input, Outcome, Running};
 pub use runtime::Runtime;

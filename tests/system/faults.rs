@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use runvm_tests::{
     Bundle, Container, Input, Isolation, Process, Running, Runtime, children_of, each_isolation,
-    leftovers, skip, vm_only,
+    skip, traces_of, vm_only,
 };
 use rustix::process::Signal;
 
@@ -67,7 +67,7 @@ fn is_stopped_and_goes(runtime: &Runtime, container: &Container<'_>) {
         .call(["kill", container.id(), "TERM"])
         .refuses(1, &["container not running"]);
     container.delete();
-    nothing_is_left(runtime, "after delete");
+    nothing_is_left(&traces_of(container.id()));
 }
 
 fn a_killed_run_leaves_a_container_that_can_be_deleted(runtime: &Runtime) {
@@ -76,7 +76,7 @@ fn a_killed_run_leaves_a_container_that_can_be_deleted(runtime: &Runtime) {
     container.running().process().signal(Signal::KILL);
     assert!(container.running().process().wait_for_end());
     assert_eq!(runtime.ids(), [container.id()]);
-    delete_by_force(runtime, container.id(), "after run was killed");
+    nothing_is_left(&delete_by_force(runtime, container.id(), "run killed"));
 }
 
 fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
@@ -92,6 +92,7 @@ fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
     } else {
         20
     };
+    let mut left = Vec::new();
     for time in 0..times {
         let id = runtime.new_id();
         let running = spawn_create(runtime, &bundle, &id, &[]);
@@ -99,12 +100,10 @@ fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
         thread::sleep(whole * time / times);
         running.process().signal(Signal::KILL);
         assert!(running.process().wait_for_end());
-        delete_by_force(
-            runtime,
-            &id,
-            &format!("after create was killed at {time}/{times}"),
-        );
+        let when = format!("create killed at {time}/{times} of its time");
+        left.extend(delete_by_force(runtime, &id, &when));
     }
+    nothing_is_left(&left);
 }
 
 fn a_create_killed_at_a_system_call_can_be_deleted(runtime: &Runtime) {
@@ -120,11 +119,14 @@ fn a_create_killed_at_a_system_call_can_be_deleted(runtime: &Runtime) {
         ("rename,renameat,renameat2", 1),
         ("rename,renameat,renameat2", 2),
         ("rename,renameat,renameat2", 3),
+        ("fdatasync,fsync", 1),
+        ("write", 3),
         ("clone3", 1),
         ("sendmsg", 1),
         ("recvmsg", 1),
         ("exit_group", 1),
     ];
+    let mut left = Vec::new();
     for (call, time) in rows {
         let id = runtime.new_id();
         let inject = format!("inject={call}:signal=KILL:when={time}");
@@ -132,12 +134,10 @@ fn a_create_killed_at_a_system_call_can_be_deleted(runtime: &Runtime) {
         let strace = ["strace", "-o", "/dev/null", "-e", &trace, "-e", &inject];
         let running = spawn_create(runtime, &bundle, &id, &strace);
         assert!(running.process().wait_for_end());
-        delete_by_force(
-            runtime,
-            &id,
-            &format!("after create was killed at {call} {time}"),
-        );
+        let when = format!("create killed at {call} number {time}");
+        left.extend(delete_by_force(runtime, &id, &when));
     }
+    nothing_is_left(&left);
 }
 
 fn a_delete_killed_at_a_system_call_can_be_repeated(runtime: &Runtime) {
@@ -151,6 +151,7 @@ fn a_delete_killed_at_a_system_call_can_be_repeated(runtime: &Runtime) {
     } else {
         &calls[..]
     };
+    let mut left = Vec::new();
     for call in calls {
         let container = runtime.create(&sleeper(runtime));
         container.start();
@@ -168,12 +169,10 @@ fn a_delete_killed_at_a_system_call_can_be_repeated(runtime: &Runtime) {
         let words = runtime.command(["delete", "--force", container.id()]);
         delete.arg(words.get_program()).args(words.get_args());
         Running::spawn(delete, Input::Null).finish();
-        delete_by_force(
-            runtime,
-            container.id(),
-            &format!("after delete was killed at {call}"),
-        );
+        let when = format!("delete killed at {call}");
+        left.extend(delete_by_force(runtime, container.id(), &when));
     }
+    nothing_is_left(&left);
 }
 
 fn spawn_create(runtime: &Runtime, bundle: &Bundle, id: &str, under_words: &[&str]) -> Running {
@@ -193,18 +192,20 @@ fn under(words: &[&str]) -> Command {
     command
 }
 
-/// Deletes what may be there, and makes sure that it is gone, and that the store still works.
-#[track_caller]
-fn delete_by_force(runtime: &Runtime, id: &str, when: &str) {
+/// Deletes what may be there; the answer is what is left nevertheless, a line each.
+fn delete_by_force(runtime: &Runtime, id: &str, when: &str) -> Vec<String> {
     let ids = runtime.ids();
     assert!(ids.is_empty() || ids == [id], "{when}: {ids:?}");
     runtime.call(["list"]).succeeds();
     runtime.call(["delete", "--force", id]).succeeds();
-    nothing_is_left(runtime, when);
+    assert_eq!(runtime.ids(), Vec::<String>::new(), "{when}");
+    traces_of(id)
+        .into_iter()
+        .map(|trace| format!("{when}: {trace}"))
+        .collect()
 }
 
 #[track_caller]
-fn nothing_is_left(runtime: &Runtime, when: &str) {
-    let left = leftovers(runtime);
-    assert!(left.is_empty(), "{when}, left behind:\n{}", left.join("\n"));
+fn nothing_is_left(left: &[String]) {
+    assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
 }

@@ -1,15 +1,17 @@
 //! Container isolation: namespaces on the host's kernel.
 
+use std::borrow::Cow;
 use std::io;
 
 use runvm_container::cgroup::Cgroup;
 use runvm_container::{CreateRequest, ExecRequest};
+use runvm_oci::{LinuxResources, Plan};
 use runvm_sys::PidFd;
 
 use crate::phases::Stamps;
 use crate::record::ProcessIdentity;
 use crate::{
-    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox,
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox, Settings,
 };
 
 /// Makes namespaced containers.
@@ -17,6 +19,10 @@ use crate::{
 pub struct Host;
 
 impl Isolation for Host {
+    fn host_resources<'a>(&self, plan: &'a Plan, _settings: &Settings) -> Cow<'a, LinuxResources> {
+        Cow::Borrowed(&plan.resources)
+    }
+
     fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         let terminal = blueprint.plan.process.terminal;
         let created = runvm_container::create(CreateRequest {

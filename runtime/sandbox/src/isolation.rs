@@ -1,5 +1,6 @@
 //! The one interface behind which a container and a microVM are the same thing.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::str::FromStr;
 
 use runvm_container::Stdio;
 use runvm_container::cgroup::Cgroup;
-use runvm_oci::{Plan, Process};
+use runvm_oci::{LinuxResources, Plan, Process};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +141,9 @@ pub struct Attached {
 
 /// A way to isolate a bundle.
 pub trait Isolation: Sync {
+    /// The limits of the container's cgroup on the host.
+    fn host_resources<'a>(&self, plan: &'a Plan, settings: &Settings) -> Cow<'a, LinuxResources>;
+
     /// Builds the sandbox up to OCI status `created`. On failure nothing of it is left but what
     /// the caller handed in.
     fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError>;

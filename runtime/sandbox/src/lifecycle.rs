@@ -260,7 +260,9 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
 
 fn make_cgroup(request: &CreateRequest<'_>) -> Result<Option<Cgroup>, CreateError> {
     let plan = request.plan;
-    match Cgroup::create(plan.cgroups_path.as_deref(), request.id, &plan.resources) {
+    let isolation = request.isolation.isolation();
+    let resources = isolation.host_resources(plan, request.settings);
+    match Cgroup::create(plan.cgroups_path.as_deref(), request.id, &resources) {
         Ok(cgroup) => Ok(Some(cgroup)),
         Err(error) if request.rootless && error.is_permission() && plan.cgroups_path.is_none() => {
             Ok(None)

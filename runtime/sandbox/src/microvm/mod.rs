@@ -19,21 +19,23 @@ mod start;
 mod stdio;
 mod vmm;
 
+use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use runvm_oci::{LinuxResources, Plan};
 use runvm_proto::{Process, Request};
 use runvm_sys::PidFd;
 
 use crate::{
-    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox,
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox, Settings,
 };
 
 pub use hidden::run_hidden_entry;
 pub use hypervisor::{
     HypervisorChosen, HypervisorError, QemuMissing, Rung, choose_hypervisor, find_qemu, kvm_usable,
 };
-pub use size::{GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, host_resources};
+pub use size::{GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB};
 
 /// The exit code of a stand-in whose guest has gone: as of a process killed with it.
 const VM_DIED: i32 = 128 + nix::libc::SIGKILL;
@@ -46,6 +48,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(2);
 pub struct MicroVm;
 
 impl Isolation for MicroVm {
+    fn host_resources<'a>(&self, plan: &'a Plan, settings: &Settings) -> Cow<'a, LinuxResources> {
+        Cow::Owned(size::host_resources(plan, settings))
+    }
+
     fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         create::create(blueprint)
     }

@@ -81,7 +81,7 @@ pub(super) fn vcpus(plan: &Plan) -> u8 {
 /// The limits of the host's cgroup, which holds the VMM: the machine's memory and the VMM's own in
 /// place of the container's limit, and no limit of processes and no device rules, which are the
 /// guest's.
-pub fn host_resources(plan: &Plan, settings: &Settings) -> LinuxResources {
+pub(super) fn host_resources(plan: &Plan, settings: &Settings) -> LinuxResources {
     let mut resources = plan.resources.clone();
     resources.set_pids(None);
     resources.set_devices(None);
