@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use runvm_sys::file_handle::FileHandle;
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{FileType, FsWord, Mode, OFlags, fstatfs, openat};
 use rustix::io::Errno;
 
 use super::descriptors::Counted;
@@ -153,6 +153,9 @@ impl Mounts {
 /// Opens a directory of a mount so that handles can be opened by it, if that works here: the
 /// file system may have no handles, and the server may lack `CAP_DAC_READ_SEARCH`.
 fn open_mount(directory: BorrowedFd<'_>) -> Option<OwnedFd> {
+    if !outlive_the_cache(fstatfs(directory).ok()?.f_type) {
+        return None;
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mount = openat(directory, c".", flags, Mode::empty()).ok()?;
     let handle = FileHandle::of(directory).ok()?;
@@ -160,7 +163,29 @@ fn open_mount(directory: BorrowedFd<'_>) -> Option<OwnedFd> {
     Some(mount)
 }
 
+/// Whether the handles of a file system of this type (statfs(2)) find files that the host's kernel
+/// has dropped from its caches. A FUSE server without `FUSE_EXPORT_SUPPORT`, which nobody can ask
+/// for from outside, has the kernel answer ESTALE for those (fs/fuse/inode.c, `fuse_get_dentry`).
+fn outlive_the_cache(f_type: FsWord) -> bool {
+    const FUSE_SUPER_MAGIC: FsWord = 0x6573_5546;
+    f_type != FUSE_SUPER_MAGIC
+}
+
 /// The error number of an error that came from the kernel.
 pub(super) fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat};
+
+    use super::outlive_the_cache;
+
+    #[test]
+    fn only_fuse_is_known_to_forget_its_handles() {
+        assert!(!outlive_the_cache(0x6573_5546));
+        let proc = openat(CWD, "/proc", OFlags::PATH, Mode::empty()).unwrap();
+        assert!(outlive_the_cache(fstatfs(&proc).unwrap().f_type));
+    }
 }
