@@ -46,11 +46,6 @@ impl Bundle {
         self.path.join("rootfs")
     }
 
-    /// Its configuration.
-    pub fn config(&self) -> &Value {
-        &self.config
-    }
-
     /// Has it run `script` in a shell.
     pub fn shell(self, script: &str) -> Self {
         self.args(&["sh", "-c", script])

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{Capture, Input, Outcome, Process, Running, Runtime};
@@ -131,18 +130,6 @@ impl<'r> Container<'r> {
             .take()
             .expect("it has not been waited for")
             .finish()
-    }
-
-    /// Kills its process from the host, and waits for its end.
-    #[track_caller]
-    pub fn kill_from_host(&mut self) {
-        let process = Process::open(self.state().pid).expect("it runs");
-        process.signal(Signal::KILL);
-        assert!(
-            process.wait_for_end(),
-            "process {} survives SIGKILL",
-            process.pid()
-        );
     }
 }
 

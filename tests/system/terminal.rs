@@ -69,7 +69,7 @@ fn a_session_at_the_users_terminal(runtime: &Runtime) {
     terminal.type_in("end\n");
     terminal.output().wait_for("code 3\r\n");
     // Interrupting from the keyboard is the business of the container's terminal.
-    terminal.type_in("echo sl''eeping; sleep 1000\n");
+    terminal.type_in("sh -c 'echo sleep\"\"ing; exec sleep 1000'\n");
     terminal.output().wait_for("sleeping\r\n");
     terminal.type_in("\x03");
     terminal.output().wait_for(" # ");

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use oci_spec::runtime::LinuxSeccomp;
 use runvm_oci::NamespaceKind;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -63,6 +64,8 @@ pub(crate) struct ExecOrder {
     pub(crate) capabilities: Option<[u64; 5]>,
     /// The container's.
     pub(crate) no_new_privileges: bool,
+    /// The container's.
+    pub(crate) seccomp: Option<LinuxSeccomp>,
     pub(crate) preserve_fds: u32,
 }
 
@@ -101,6 +104,8 @@ pub(crate) enum Word {
     RuntimeHooks,
     /// Clone this mount, which the container's user may not reach, and answer with it.
     Source { path: PathBuf, recursive: bool },
+    /// The next bytes are [`seccomp::listener`](crate::seccomp::listener)'s.
+    Listener,
     /// The terminal's master rides on this frame.
     Terminal,
     /// All is set up; for an exec: the program comes next.
@@ -259,6 +264,12 @@ fn receive_some(
         }
     }
     Ok(received.bytes)
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl From<OwnedFd> for Control {

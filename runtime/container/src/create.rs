@@ -13,6 +13,7 @@ use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Wo
 use crate::hooks::{self, HookError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
+use crate::seccomp::listener::{self, ContainerProcessState, ListenerError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
 use crate::{ChildError, Unsupported, idmap, mounts, start, supported};
 
@@ -96,6 +97,9 @@ pub enum CreateError {
     /// A hook of the runtime's namespaces.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The seccomp agent does not get its listener.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The container's process says what it could not do.
     #[error("cannot set up the container")]
     Child(#[source] ChildError),
@@ -220,6 +224,7 @@ impl Conversation {
                         .map_err(CreateError::Control)?;
                 }
                 Word::Source { path, recursive } => self.send_source(&path, recursive)?,
+                Word::Listener => self.forward_listener(request, &newborn)?,
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
                 Word::Failed(error) => return Err(CreateError::Child(error)),
                 Word::Ready {
@@ -239,6 +244,24 @@ impl Conversation {
         self.control
             .send(&answer, &[], &fds)
             .map_err(CreateError::Control)
+    }
+
+    fn forward_listener(
+        &self,
+        request: &CreateRequest<'_>,
+        newborn: &Newborn,
+    ) -> Result<(), CreateError> {
+        let seccomp = request.plan.seccomp.as_ref();
+        let path = seccomp.and_then(|seccomp| seccomp.listener_path().as_deref());
+        // Without them the process would not have asked.
+        let (Some(path), Some(pidfd)) = (path, newborn.pidfd()) else {
+            return Err(CreateError::Control(io::ErrorKind::InvalidData.into()));
+        };
+        let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
+        let state = state(request, newborn.pid);
+        let state = ContainerProcessState::new(state, newborn.pid, metadata);
+        listener::forward(self.control.as_fd(), pidfd, path, &state)?;
+        Ok(())
     }
 
     fn created(
@@ -273,15 +296,19 @@ fn on_own_clock(plan: &Plan, entered_ns: u64) -> u64 {
     u64::try_from(i128::from(entered_ns) - offset_ns).unwrap_or(0)
 }
 
-fn run_runtime_hooks(request: &CreateRequest<'_>, pid: u32) -> Result<(), HookError> {
-    let state = State {
+fn state(request: &CreateRequest<'_>, pid: u32) -> State {
+    State {
         oci_version: State::OCI_VERSION.into(),
         id: request.id.to_owned(),
         status: Status::Creating,
         pid,
         bundle: request.bundle.to_owned(),
         annotations: request.plan.annotations.clone(),
-    };
+    }
+}
+
+fn run_runtime_hooks(request: &CreateRequest<'_>, pid: u32) -> Result<(), HookError> {
+    let state = state(request, pid);
     hooks::run("prestart", &request.plan.hooks.prestart, &state)?;
     hooks::run("createRuntime", &request.plan.hooks.create_runtime, &state)
 }

@@ -34,14 +34,48 @@ pub(crate) enum CredentialError {
     Ambient(#[source] io::Error),
 }
 
+/// `CAP_SYS_ADMIN` (linux/capability.h).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Whether CAP_SYS_ADMIN stays until execve, whatever the program is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    SysAdmin,
+}
+
+impl Keep {
+    /// Without no_new_privs a filter can be loaded with the capability only. The program does not
+    /// get it by that: execve makes its sets of the bounding, inheritable and ambient ones
+    /// (capabilities(7)), which are the program's already.
+    pub(crate) fn for_filter(filter: bool, no_new_privileges: bool) -> Self {
+        match filter && !no_new_privileges {
+            true => Self::SysAdmin,
+            false => Self::Nothing,
+        }
+    }
+
+    fn bits(self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::SysAdmin => CAP_SYS_ADMIN,
+        }
+    }
+}
+
 /// Takes on the user, the groups and the capabilities of `process`. Gives a warning for each kind
 /// of capability that the plan wants and the runtime itself does not hold.
-pub(crate) fn assume(proc_fs: &ProcFs, process: &Process) -> Result<Vec<String>, CredentialError> {
+pub(crate) fn assume(
+    proc_fs: &ProcFs,
+    process: &Process,
+    keep: Keep,
+) -> Result<Vec<String>, CredentialError> {
+    let held = capabilities(None).map_err(|errno| CredentialError::Held(errno.into()))?;
     let Some(wanted) = &process.capabilities else {
-        change_user(proc_fs, &process.user)?;
+        change_user_alone(proc_fs, &process.user, &held, keep)?;
         return Ok(Vec::new());
     };
-    let held = capabilities(None).map_err(|errno| CredentialError::Held(errno.into()))?;
+    let kept = keep.bits() & held.permitted.bits();
     let (wanted, warnings) = attainable(wanted, held.permitted.bits());
     drop_from_bounding(wanted.bounding)?;
     set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
@@ -49,14 +83,39 @@ pub(crate) fn assume(proc_fs: &ProcFs, process: &Process) -> Result<Vec<String>,
     set_capabilities(
         None,
         CapabilitySets {
-            effective: CapabilitySet::from_bits_retain(wanted.effective),
-            permitted: CapabilitySet::from_bits_retain(wanted.permitted),
+            effective: CapabilitySet::from_bits_retain(wanted.effective | kept),
+            permitted: CapabilitySet::from_bits_retain(wanted.permitted | kept),
             inheritable: CapabilitySet::from_bits_retain(wanted.inheritable),
         },
     )
     .map_err(|errno| CredentialError::Sets(errno.into()))?;
     set_ambient(wanted.ambient).map_err(|errno| CredentialError::Ambient(errno.into()))?;
     Ok(warnings)
+}
+
+/// The kernel takes the capabilities from all users but root.
+fn change_user_alone(
+    proc_fs: &ProcFs,
+    user: &User,
+    held: &CapabilitySets,
+    keep: Keep,
+) -> Result<(), CredentialError> {
+    if keep == Keep::Nothing || user.uid == 0 {
+        return change_user(proc_fs, user);
+    }
+    set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
+    change_user(proc_fs, user)?;
+    let kept = CapabilitySet::from_bits_retain(keep.bits()) & held.permitted;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: held.inheritable,
+        },
+    )
+    .map_err(|errno| CredentialError::Sets(errno.into()))?;
+    clear_ambient_capability_set().map_err(|errno| CredentialError::Ambient(errno.into()))
 }
 
 /// What can be had of `wanted` by one who holds `held`: nobody can give what he does not have.

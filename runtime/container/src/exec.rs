@@ -157,6 +157,7 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
             ]
         }),
         no_new_privileges: container.no_new_privileges,
+        seccomp: request.plan.seccomp.clone(),
         preserve_fds: request.preserve_fds,
     }
 }
@@ -171,7 +172,7 @@ fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, Ex
             Word::Ready { warnings, .. } => ready = Some(warnings),
             Word::Failed(error) => return Err(ExecError::Child(error)),
             // Only the first process of a container asks for these.
-            Word::RuntimeHooks | Word::Source { .. } => {}
+            Word::Listener | Word::RuntimeHooks | Word::Source { .. } => {}
         }
     }
     let Some(warnings) = ready else {

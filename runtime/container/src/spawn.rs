@@ -162,6 +162,11 @@ impl Newborn {
         }
     }
 
+    /// A handle on it.
+    pub(crate) fn pidfd(&self) -> Option<&PidFd> {
+        self.pidfd.as_ref()
+    }
+
     /// Lets it live on.
     pub(crate) fn ready(mut self) -> io::Result<PidFd> {
         self.pidfd

@@ -19,7 +19,6 @@ pub enum Unsupported {
 pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
     check_process(&plan.process, "process.")?;
     let refused = [
-        (plan.seccomp.is_some(), "linux.seccomp"),
         (plan.mount_label.is_some(), "linux.mountLabel"),
         (plan.intel_rdt.is_some(), "linux.intelRdt"),
         (plan.memory_policy.is_some(), "linux.memoryPolicy"),
@@ -37,7 +36,20 @@ pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
 /// The same for a further process.
 pub(crate) fn check_exec(plan: &Plan, process: &Process) -> Result<(), Unsupported> {
     check_process(process, "")?;
-    first(&[(plan.seccomp.is_some(), "linux.seccomp")])
+    // The agent would have to be told of the container, which the request does not name.
+    first(&[(
+        asks_agent(plan),
+        "linux.seccomp: SCMP_ACT_NOTIFY in a further process",
+    )])
+}
+
+fn asks_agent(plan: &Plan) -> bool {
+    let syscalls = plan
+        .seccomp
+        .iter()
+        .filter_map(|seccomp| seccomp.syscalls().as_ref());
+    let mut actions = syscalls.flatten().map(|syscall| syscall.action());
+    actions.any(|action| action == oci_spec::runtime::LinuxSeccompAction::ScmpActNotify)
 }
 
 fn check_process(process: &Process, prefix: &str) -> Result<(), Unsupported> {

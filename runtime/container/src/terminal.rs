@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use runvm_oci::Process;
-use rustix::fs::{FileType, FsWord, OFlags, Uid, fchown, fstat, fstatfs, major, minor};
+use rustix::fs::{
+    FileType, FsWord, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl, fstat, fstatfs, major, minor,
+};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -114,5 +116,9 @@ fn multiplexer(rootfs: &Rootfs) -> Result<OwnedFd, TerminalError> {
     if opened.f_type != DEVPTS_SUPER_MAGIC {
         return Err(TerminalError::NotDevPts);
     }
+    // Who gets it expects reads that wait.
+    let flags = fcntl_getfl(&master).map_err(|errno| TerminalError::Open(errno.into()))?;
+    fcntl_setfl(&master, flags - OFlags::NONBLOCK)
+        .map_err(|errno| TerminalError::Open(errno.into()))?;
     Ok(master)
 }

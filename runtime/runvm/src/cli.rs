@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runvm_sandbox::{HypervisorChoice, IsolationKind};
@@ -275,6 +276,27 @@ pub(crate) struct Bench {
     /// Print the samples as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Answers a command line that asks for no command: help and version as asked, and one line about
+/// one that is wrong, with runc's exit code.
+pub(crate) fn answer_without_command(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Who closed standard output does not want the answer.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let rest: Vec<&str> = lines.collect();
+    let line = format!("{first} {}", rest.join(" "));
+    eprintln!("runvm: {}", crate::logger::escape_control(line.trim_end()));
+    ExitCode::FAILURE
 }
 
 /// Gives long flags with one dash their second: runc's parser takes both, and containerd's runc

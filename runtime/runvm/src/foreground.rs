@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runvm_sys::PidFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
@@ -143,6 +144,10 @@ struct TerminalRelay {
 
 impl TerminalRelay {
     fn begin(terminal: OwnedFd) -> anyhow::Result<Self> {
+        // A write that waits for the program to read would keep its output from being read.
+        let flags = fcntl_getfl(&terminal).context("cannot read the terminal's flags")?;
+        fcntl_setfl(&terminal, flags | OFlags::NONBLOCK)
+            .context("cannot set the terminal's flags")?;
         let restore = tcgetattr(input()).ok();
         let relay = Self {
             terminal,
@@ -194,16 +199,24 @@ impl TerminalRelay {
             }
         }
         if terminal.contains(PollFlags::OUT) {
-            let (pending, _) = self.typed.as_slices();
-            // A terminal that refuses input has lost its readers; its end comes by its output.
-            let written = rustix::io::write(&self.terminal, &pending[..pending.len().min(CHUNK)])
-                .unwrap_or(pending.len());
-            self.typed.drain(..written);
+            self.pass_input();
         }
         if terminal.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.pass_output();
         }
         Ok(())
+    }
+
+    /// Writes what was typed to the terminal, as much as it takes now.
+    fn pass_input(&mut self) {
+        let (pending, _) = self.typed.as_slices();
+        let written = match rustix::io::write(&self.terminal, pending) {
+            Ok(count) => count,
+            Err(Errno::INTR | Errno::AGAIN) => 0,
+            // A terminal that refuses input has lost its readers; its end comes by its output.
+            Err(_) => pending.len(),
+        };
+        self.typed.drain(..written);
     }
 
     /// Copies one chunk from the terminal to standard output; false when there is no more.

@@ -96,7 +96,8 @@ fn append_cause(line: &mut String, cause: &(dyn Error + 'static)) {
     line.push_str(&cause.to_string());
 }
 
-fn escape_control(text: &str) -> String {
+/// `text` with its control characters escaped, so that it stays one line.
+pub(crate) fn escape_control(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() {

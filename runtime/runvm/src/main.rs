@@ -16,7 +16,10 @@ use crate::logger::Logger;
 
 fn main() -> ExitCode {
     runvm_sandbox::run_hidden_entry();
-    let cli = Cli::parse_from(cli::with_double_dashes(std::env::args_os()));
+    let cli = match Cli::try_parse_from(cli::with_double_dashes(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return cli::answer_without_command(&error),
+    };
     let logger = match Logger::open(&cli.global) {
         Ok(logger) => logger,
         Err(error) => {

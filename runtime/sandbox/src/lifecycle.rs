@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use runvm_container::cgroup::{Cgroup, CgroupError};
+use runvm_container::cgroup::{Cgroup, CgroupError, Location};
 use runvm_container::{HookError, Stdio};
 use runvm_oci::{ConfigError, Hook, Plan, Process, State, Status};
 use runvm_sys::PidFd;
@@ -183,12 +183,14 @@ pub fn create(
         process: None,
     };
 
+    let location = locate_cgroup(&request)?;
     let mut record = new_record(&request);
-    directory.write_record(&record)?;
+    // Kept before the cgroup is made, so that a creation cut short can be cleaned up.
+    record.cgroup = Some(location.record());
     directory.write_config(request.config)?;
-    unfinished.cgroup = make_cgroup(&request)?;
-    record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
     directory.write_record(&record)?;
+    unfinished.cgroup = make_cgroup(&request, location)?;
+    record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
     waterfall.end("reserve");
 
     let (console, pid_file) = (request.console, request.pid_file);
@@ -258,11 +260,21 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
     }
 }
 
-fn make_cgroup(request: &CreateRequest<'_>) -> Result<Option<Cgroup>, CreateError> {
+fn locate_cgroup(request: &CreateRequest<'_>) -> Result<Location, CreateError> {
+    let path = request.plan.cgroups_path.as_deref();
+    Location::find(path, request.id).map_err(|source| CreateError::Cgroup {
+        id: request.id.to_owned(),
+        source,
+    })
+}
+
+fn make_cgroup(
+    request: &CreateRequest<'_>,
+    location: Location,
+) -> Result<Option<Cgroup>, CreateError> {
     let plan = request.plan;
     let isolation = request.isolation.isolation();
-    let resources = isolation.host_resources(plan, request.settings);
-    match Cgroup::create(plan.cgroups_path.as_deref(), request.id, &resources) {
+    match location.make(&isolation.host_resources(plan, request.settings)) {
         Ok(cgroup) => Ok(Some(cgroup)),
         Err(error) if request.rootless && error.is_permission() && plan.cgroups_path.is_none() => {
             Ok(None)

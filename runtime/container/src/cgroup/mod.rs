@@ -52,20 +52,47 @@ pub struct Entry {
     pub tasks: Vec<OwnedFd>,
 }
 
-impl Cgroup {
-    /// Makes the cgroup of container `id` and sets its limits. `path` is `linux.cgroupsPath`.
+/// Where a cgroup is to be made. Who keeps its record before making it can clean up after a
+/// creation that was cut short.
+#[derive(Debug)]
+pub struct Location {
+    places: Vec<Place>,
+}
+
+impl Location {
+    /// Finds the place of the cgroup of container `id`; `path` is `linux.cgroupsPath`. Makes
+    /// nothing; refuses a cgroup that holds processes.
+    pub fn find(path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
+        let path = CgroupPath::new(path, id)?;
+        let hierarchies = hierarchy::find(!path.is_absolute)?;
+        let mut places = hierarchies
+            .into_iter()
+            .map(|hierarchy| Place::locate(hierarchy, &path))
+            .collect::<Result<Vec<_>, _>>()?;
+        places.sort_by_key(|place| place.version == Version::V2);
+        // What is in use must not come into a record: its processes would be killed by it.
+        places
+            .iter()
+            .filter(|place| place.exists())
+            .try_for_each(refuse_if_in_use)?;
+        Ok(Self { places })
+    }
+
+    /// What [`Cgroup::open`] needs to remove whatever of the cgroup has been made.
+    pub fn record(&self) -> CgroupRecord {
+        CgroupRecord {
+            places: self.places.iter().map(Place::record).collect(),
+        }
+    }
+
+    /// Makes the cgroup and sets its limits.
     ///
     /// A directory that is there and empty is taken; one with processes is refused. If anything
     /// fails, nothing that was made stays.
-    pub fn create(
-        path: Option<&str>,
-        id: &str,
-        resources: &LinuxResources,
-    ) -> Result<Self, CgroupError> {
-        let path = CgroupPath::new(path, id)?;
+    pub fn make(self, resources: &LinuxResources) -> Result<Cgroup, CgroupError> {
         let policy = Policy::of(resources)?;
-        let mut cgroup = Self { places: Vec::new() };
-        match cgroup.make(&path, resources, &policy) {
+        let mut cgroup = Cgroup { places: Vec::new() };
+        match cgroup.make(self.places, resources, &policy) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 for place in &cgroup.places {
@@ -75,18 +102,28 @@ impl Cgroup {
             }
         }
     }
+}
+
+impl Cgroup {
+    /// Makes the cgroup of container `id` and sets its limits. `path` is `linux.cgroupsPath`. As
+    /// [`Location::make`].
+    pub fn create(
+        path: Option<&str>,
+        id: &str,
+        resources: &LinuxResources,
+    ) -> Result<Self, CgroupError> {
+        Location::find(path, id)?.make(resources)
+    }
 
     fn make(
         &mut self,
-        path: &CgroupPath,
+        places: Vec<Place>,
         resources: &LinuxResources,
         policy: &Policy,
     ) -> Result<(), CgroupError> {
-        for hierarchy in hierarchy::find(!path.is_absolute)? {
-            self.places.push(Place::make(hierarchy, path)?);
+        for place in places {
+            self.places.push(place.make()?);
         }
-        self.places
-            .sort_by_key(|place| place.version == Version::V2);
         for place in &self.places {
             refuse_if_in_use(place)?;
             refuse_if_threaded(place)?;

@@ -32,8 +32,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the directory that `path` names in `hierarchy`, and opens it.
-    pub(super) fn make(hierarchy: Hierarchy, path: &CgroupPath) -> Result<Self, CgroupError> {
+    /// Finds where the directory that `path` names in `hierarchy` is to be, and makes nothing.
+    pub(super) fn locate(hierarchy: Hierarchy, path: &CgroupPath) -> Result<Self, CgroupError> {
         let mut base = Vec::new();
         if !path.is_absolute {
             base = base_names(&hierarchy.own);
@@ -51,18 +51,35 @@ impl Place {
             mount: hierarchy.mount,
             root: hierarchy.root,
             path: names.join("/"),
-            made: 0,
+            made: 1,
             directory: None,
         };
-        place.made = place.make_directories(&names)?;
-        match place.open_own() {
-            Ok(directory) => place.directory = Some(directory),
+        place.made += place.count_missing_parents(path.names.len());
+        place.directory = place.open_own().ok();
+        Ok(place)
+    }
+
+    /// How many of the directories just above ours are not there, of those that the last `named`
+    /// names of the path stand for.
+    fn count_missing_parents(&self, named: usize) -> usize {
+        let (root, parents) = self.parents();
+        let is_missing = |path: &&&str| file::open_directory(root, path).is_err();
+        let asked = parents.iter().rev().take(named.saturating_sub(1));
+        asked.take_while(is_missing).count()
+    }
+
+    /// Makes the directory and opens it.
+    pub(super) fn make(mut self) -> Result<Self, CgroupError> {
+        let names: Vec<&str> = self.path.split('/').collect();
+        self.made = self.make_directories(&names)?;
+        match self.open_own() {
+            Ok(directory) => self.directory = Some(directory),
             Err(error) => {
-                place.remove_made();
+                self.remove_made();
                 return Err(error);
             }
         }
-        Ok(place)
+        Ok(self)
     }
 
     /// Opens the directory of a record again. That it is gone is no error.
@@ -109,6 +126,11 @@ impl Place {
     /// For messages.
     pub(super) fn full_path(&self) -> PathBuf {
         self.mount.join(&self.path)
+    }
+
+    /// Whether the directory is there.
+    pub(super) fn exists(&self) -> bool {
+        self.directory.is_some()
     }
 
     /// Whether the directory was not there before.

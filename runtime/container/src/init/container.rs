@@ -1,5 +1,6 @@
 //! A container's first process: from the clone to the program.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
 use runvm_oci::{NamespaceKind, Plan, State, Status};
@@ -16,6 +17,7 @@ use crate::namespaces::{self, Source, source};
 use crate::proc_fs::ProcFs;
 use crate::process::{self, Changed, Program};
 use crate::rootfs::Rootfs;
+use crate::seccomp::{self, Filter};
 use crate::start::{self, Release};
 use crate::terminal::Terminal;
 use crate::{ChildError, credentials, devices, hooks, limits, paths, root, sysctl};
@@ -43,7 +45,7 @@ pub(super) fn run(
     // From here on the caller may be gone; the next to hear of an error is the one who starts.
     let mut release = start::wait(&listener).map_err(InitError::Wait)?;
     drop(listener);
-    let error = match init.run_program(&ready.program, &mut release) {
+    let error = match init.run_program(&ready, &mut release) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -60,6 +62,7 @@ struct Init<'a> {
 /// All that is left to do is to wait.
 struct Ready {
     program: Program,
+    filter: Option<Filter>,
     warnings: Vec<String>,
 }
 
@@ -89,17 +92,44 @@ impl Init<'_> {
         }
         give_streams(process.user.uid);
         let changed = process::change_directory(&process.cwd)?;
-        let warnings = credentials::assume(&self.proc_fs, process)?;
+        let keep =
+            credentials::Keep::for_filter(self.plan.seccomp.is_some(), process.no_new_privileges);
+        let mut warnings = credentials::assume(&self.proc_fs, process, keep)?;
         // A change of user has made the process's entries others' again.
         hide()?;
         if changed == Changed::Retry {
             process::change_directory_as_user(&process.cwd)?;
         }
         forbid_new_privileges(process.no_new_privileges)?;
+        let program = Program::find(process)?;
+        let filter = self.filter(control, &mut warnings)?;
         Ok(Ready {
-            program: Program::find(process)?,
+            program,
+            filter,
             warnings,
         })
+    }
+
+    /// The filter that is still to be loaded: one with a listener is loaded now, since the caller
+    /// can hand it on.
+    fn filter(
+        &self,
+        control: &Control,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Filter>, InitError> {
+        let Some(profile) = &self.plan.seccomp else {
+            return Ok(None);
+        };
+        let filter = seccomp::compile(profile)?;
+        warnings.extend_from_slice(filter.warnings());
+        if !filter.needs_listener() {
+            return Ok(Some(filter));
+        }
+        control
+            .send(&Word::Listener, &[], &[])
+            .map_err(InitError::Control)?;
+        seccomp::listener::load_and_offer(&filter, control.as_fd())?;
+        Ok(None)
     }
 
     fn enter_namespaces(&self) -> Result<(), InitError> {
@@ -233,15 +263,24 @@ impl Init<'_> {
     }
 
     /// The way from `created` to the program's first instruction.
-    fn run_program(&self, program: &Program, release: &mut Release) -> Result<Never, InitError> {
+    fn run_program(&self, ready: &Ready, release: &mut Release) -> Result<Never, InitError> {
         let asked = &self.plan.hooks.start_container;
+        let mut filter = ready.filter.as_ref();
         if !asked.is_empty() {
+            // Hooks in the container are confined as it is; else the filter comes last of all,
+            // so that it need not allow what only the engine calls.
+            if let Some(filter) = filter.take() {
+                filter.load()?;
+            }
             hooks::run("startContainer", asked, &self.state(Status::Created))?;
         }
         limits::set_rlimits(&self.plan.process.rlimits)?;
         release.executing().map_err(InitError::Control)?;
         let_go(self.order.preserve_fds)?;
-        Err(program.execute().into())
+        if let Some(filter) = filter {
+            filter.load()?;
+        }
+        Err(ready.program.execute().into())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::control::{Control, ExecOrder, Word};
 use crate::proc_fs::ProcFs;
 use crate::process::{self, Changed, Program};
 use crate::rootfs::Rootfs;
+use crate::seccomp::{self, Filter};
 use crate::terminal::Terminal;
 use crate::{credentials, limits, namespaces};
 
@@ -36,7 +37,9 @@ pub(super) fn run(
         let rootfs = Rootfs::current().map_err(InitError::OpenRoot)?;
         adopt_terminal(control, Terminal::open(&rootfs, &process)?)?;
     }
-    let (program, warnings) = take_on(&order, &process, &proc_fs)?;
+    let (program, mut warnings) = take_on(&order, &process, &proc_fs)?;
+    let filter = order.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    warnings.extend(filter.iter().flat_map(Filter::warnings).cloned());
     outlive_caller()?;
     let word = Word::Ready {
         entered_ns,
@@ -45,6 +48,10 @@ pub(super) fn run(
     control.send(&word, &[], &[]).map_err(InitError::Control)?;
     limits::set_rlimits(&process.rlimits)?;
     let_go(order.preserve_fds)?;
+    // Last of all, so that it need not allow what only the engine calls.
+    if let Some(filter) = &filter {
+        filter.load()?;
+    }
     // The control socket closes with a successful execve, which tells the caller.
     Err(program.execute().into())
 }
@@ -78,12 +85,14 @@ fn take_on(
     ));
     give_streams(process.user.uid);
     let changed = process::change_directory(&process.cwd)?;
-    let warnings = credentials::assume(proc_fs, process)?;
+    let no_new_privileges = process.no_new_privileges || order.no_new_privileges;
+    let keep = credentials::Keep::for_filter(order.seccomp.is_some(), no_new_privileges);
+    let warnings = credentials::assume(proc_fs, process, keep)?;
     hide()?;
     if changed == Changed::Retry {
         process::change_directory_as_user(&process.cwd)?;
     }
-    forbid_new_privileges(process.no_new_privileges || order.no_new_privileges)?;
+    forbid_new_privileges(no_new_privileges)?;
     Ok((Program::find(process)?, warnings))
 }
 

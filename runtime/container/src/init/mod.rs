@@ -21,6 +21,8 @@ use crate::paths::PathError;
 use crate::proc_fs::ProcFsError;
 use crate::process::ProgramError;
 use crate::root::RootError;
+use crate::seccomp::listener::ListenerError;
+use crate::seccomp::{LoadError, SeccompError};
 use crate::sysctl::SysctlError;
 use crate::terminal::TerminalError;
 use crate::{ChildError, Unsupported};
@@ -91,6 +93,12 @@ pub(crate) enum InitError {
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
+    LoadFilter(#[from] LoadError),
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
 }
 
 /// To be called first in `main` of a program that uses [`create`](crate::create),

@@ -11,14 +11,13 @@
 //! * Names that are no system call's are passed over.
 //! * Of several rules for one call, one without conditions beats those with some, and the first of
 //!   those without any beats the others. Among rules with conditions the order is
-//!   [`rules`]': nearly always they exclude each other, and it does not matter.
+//!   libseccomp's; nearly always they exclude each other, and it does not matter.
 //! * A system call newer than all that the profile names is answered ENOSYS, unless the default
 //!   lets it pass: programs try new calls and fall back on that answer alone.
 //! * i386's `socketcall` and `ipc` are understood as the calls they make.
 //!
 //! Where libseccomp refuses a rule that holds in more cases than an earlier one with another
-//! action, the narrower rule comes first here. So podman's default profile, which has such a pair
-//! once it is read for `socketcall`, can be used with i386.
+//! action, the narrower rule comes first here.
 
 mod action;
 mod error;

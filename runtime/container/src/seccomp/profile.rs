@@ -1,7 +1,5 @@
 //! From `linux.seccomp` to what each ABI's calls are answered.
 
-use std::collections::BTreeMap;
-
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompArg, LinuxSyscall};
 
 use super::action::Action;
@@ -18,29 +16,34 @@ pub(super) struct Profile {
     pub(super) default: Action,
     /// Which calls can be told from others; the machine's own ABI is always among them.
     pub(super) abis: Vec<Abi>,
-    rules: Vec<Rule>,
-    /// All system calls it names, whether or not a rule is left for them.
-    named: Vec<&'static Row>,
+    entries: Vec<Entry>,
+    named: Vec<Named>,
     /// Names that are no system call's.
     pub(super) unknown: Vec<String>,
     pub(super) notifies: bool,
 }
 
-/// One entry of `syscalls` for one of its names.
+/// One of `syscalls`.
 #[derive(Debug)]
-struct Rule {
-    row: &'static Row,
+struct Entry {
     action: Action,
-    /// Which of `syscalls`, for messages.
-    syscall: usize,
     /// Each a rule of its own.
     alternatives: Vec<Vec<Condition>>,
+}
+
+/// One of an entry's names.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    row: &'static Row,
+    /// Which of the entries.
+    entry: usize,
 }
 
 /// The answers to one ABI's calls.
 #[derive(Debug)]
 pub(super) struct Answers {
-    pub(super) by_number: BTreeMap<u32, Rules>,
+    /// In ascending order of the numbers.
+    pub(super) by_number: Vec<(u32, Rules)>,
     /// The greatest number the profile names; what is greater is newer than the profile.
     pub(super) last: Option<u32>,
 }
@@ -55,109 +58,147 @@ impl Profile {
         let mut read = Self {
             default,
             abis: abis(profile, machine)?,
-            rules: Vec::new(),
+            entries: Vec::new(),
             named: Vec::new(),
             unknown: Vec::new(),
             notifies: false,
         };
-        for (i, syscall) in profile.syscalls().iter().flatten().enumerate() {
-            read.add(i, syscall)?;
+        for syscall in profile.syscalls().iter().flatten() {
+            read.add(syscall)?;
         }
         Ok(read)
     }
 
-    fn add(&mut self, i: usize, syscall: &LinuxSyscall) -> Result<(), SeccompError> {
-        let action = Action::new(syscall.action(), syscall.errno_ret(), Field::ErrnoRet(i))?;
-        let alternatives = alternatives(i, syscall.args().as_deref().unwrap_or_default())?;
+    fn add(&mut self, syscall: &LinuxSyscall) -> Result<(), SeccompError> {
+        let entry = self.entries.len();
+        let action = Action::new(
+            syscall.action(),
+            syscall.errno_ret(),
+            Field::ErrnoRet(entry),
+        )?;
         self.notifies |= action == Action::NOTIFY;
+        self.entries.push(Entry {
+            action,
+            alternatives: alternatives(entry, syscall.args().as_deref().unwrap_or_default())?,
+        });
         for (n, name) in syscall.names().iter().enumerate() {
             if name.is_empty() {
                 return Err(SeccompError::EmptyName {
-                    syscall: i,
+                    syscall: entry,
                     name: n,
                 });
             }
-            let Some(row) = syscalls::find(name) else {
-                self.unknown.push(name.clone());
-                continue;
-            };
-            self.named.push(row);
-            // What the default does needs no rule; for libseccomp there is none then, and so it
-            // stands before no other.
-            if action == self.default {
-                continue;
+            match syscalls::find(name) {
+                Some(row) => self.named.push(Named { row, entry }),
+                None => self.unknown.push(name.clone()),
             }
-            self.rules.push(Rule {
-                row,
-                action,
-                syscall: i,
-                alternatives: alternatives.clone(),
-            });
         }
         Ok(())
     }
 
     /// What `abi`'s calls are answered.
     pub(super) fn answers(&self, abi: Abi) -> Result<Answers, SeccompError> {
-        let mut answers = Answers {
-            by_number: BTreeMap::new(),
-            last: self.named.iter().filter_map(|row| abi.number(row)).max(),
-        };
-        for rule in &self.rules {
-            for conditions in &rule.alternatives {
-                answers.add(abi, rule, conditions)?;
-            }
+        let mut by_number = Vec::with_capacity(self.named.len());
+        for (number, named) in self.numbered(abi) {
+            self.add_rules(&mut by_number, abi, number, named)?;
         }
-        Ok(answers)
+        let named = self.named.iter();
+        Ok(Answers {
+            by_number,
+            last: named.filter_map(|named| abi.number(named.row)).max(),
+        })
     }
-}
 
-impl Answers {
-    fn add(&mut self, abi: Abi, rule: &Rule, conditions: &[Condition]) -> Result<(), SeccompError> {
-        if abi == Abi::X86
-            && let Some((through, call)) = syscalls::multiplexed(rule.row.0)
-            && let Some(number) = syscalls::find(through).and_then(|row| abi.number(row))
-        {
-            self.put(abi, number, &behind(call, conditions), rule.action);
+    /// The names in ascending order of their numbers, those of one number as the profile has
+    /// them. Those that another call makes come with the latter's number too.
+    fn numbered(&self, abi: Abi) -> Vec<(Number, Named)> {
+        let mut numbered = Vec::with_capacity(self.named.len());
+        for named in &self.named {
+            // What the default does needs no rule; for libseccomp there is none then, and so it
+            // stands before no other.
+            if self.entries[named.entry].action == self.default {
+                continue;
+            }
+            if abi == Abi::X86
+                && let Some((through, call)) = syscalls::multiplexed(named.row.0)
+                && let Some(number) = syscalls::find(through).and_then(|row| abi.number(row))
+            {
+                numbered.push((Number::Through(number, call), *named));
+            }
+            let own = abi.number(named.row).map(Number::Own);
+            numbered.extend(own.map(|number| (number, *named)));
         }
-        let Some(number) = abi.number(rule.row) else {
-            return Ok(());
-        };
-        let added = self.put(abi, number, conditions, rule.action);
-        // Half of the values, or those behind a pointer, may well be the same though the rules
-        // are not.
-        if added == Added::Contradicting && abi.is_64_bit() {
-            return Err(SeccompError::Contradiction {
-                syscall: rule.syscall,
-                name: rule.row.0.to_owned(),
-            });
+        numbered.sort_by_key(|(number, _)| number.get());
+        numbered
+    }
+
+    fn add_rules(
+        &self,
+        by_number: &mut Vec<(u32, Rules)>,
+        abi: Abi,
+        number: Number,
+        named: Named,
+    ) -> Result<(), SeccompError> {
+        let entry = &self.entries[named.entry];
+        for conditions in &entry.alternatives {
+            let conditions = match number {
+                Number::Own(_) => on(abi, conditions.iter().copied()),
+                Number::Through(_, call) => on(abi, behind(call, conditions)),
+            };
+            let added = match by_number.last_mut() {
+                Some((known, rules)) if *known == number.get() => {
+                    rules.add(&conditions, entry.action)
+                }
+                _ => {
+                    let rules = Rules::new(&conditions, entry.action);
+                    by_number.push((number.get(), rules));
+                    Added::Consistently
+                }
+            };
+            // Half of the values, or those behind a pointer, may well be the same though the
+            // rules are not.
+            if added == Added::Contradicting && abi.is_64_bit() {
+                return Err(SeccompError::Contradiction {
+                    syscall: named.entry,
+                    name: named.row.0.to_owned(),
+                });
+            }
         }
         Ok(())
     }
+}
 
-    fn put(&mut self, abi: Abi, number: u32, conditions: &[Condition], action: Action) -> Added {
-        let conditions = conditions.iter().map(|condition| match abi.is_64_bit() {
-            true => *condition,
-            false => condition.lower_half(),
-        });
-        let conditions: Vec<_> = conditions
-            .filter(|condition| !condition.always_holds())
-            .collect();
-        match self.by_number.get_mut(&number) {
-            Some(rules) => rules.add(&conditions, action),
-            None => {
-                self.by_number
-                    .insert(number, Rules::new(&conditions, action));
-                Added::Consistently
-            }
+/// A number a call is made by.
+#[derive(Debug, Clone, Copy)]
+enum Number {
+    Own(u32),
+    /// That of `socketcall` or `ipc`, and theirs for the call.
+    Through(u32, u64),
+}
+
+impl Number {
+    fn get(self) -> u32 {
+        match self {
+            Self::Own(number) | Self::Through(number, _) => number,
         }
     }
+}
+
+/// The conditions as `abi` has its arguments, without those that always hold.
+fn on(abi: Abi, conditions: impl Iterator<Item = Condition>) -> Vec<Condition> {
+    let conditions = conditions.map(|condition| match abi.is_64_bit() {
+        true => condition,
+        false => condition.lower_half(),
+    });
+    conditions
+        .filter(|condition| !condition.always_holds())
+        .collect()
 }
 
 /// The conditions of a call that `socketcall` or `ipc` makes: which call it is is their first
 /// argument. The call's own arguments are behind a pointer, where no filter can look; those of
 /// the rule that remain are compared as they would be by libseccomp.
-fn behind(call: u64, conditions: &[Condition]) -> Vec<Condition> {
+fn behind(call: u64, conditions: &[Condition]) -> impl Iterator<Item = Condition> {
     let which = Condition {
         argument: 0,
         operator: Operator::Equal,
@@ -166,7 +207,7 @@ fn behind(call: u64, conditions: &[Condition]) -> Vec<Condition> {
         whole: false,
     };
     let others = conditions.iter().filter(|other| other.argument != 0);
-    std::iter::once(which).chain(others.copied()).collect()
+    std::iter::once(which).chain(others.copied())
 }
 
 fn abis(profile: &LinuxSeccomp, machine: Machine) -> Result<Vec<Abi>, SeccompError> {

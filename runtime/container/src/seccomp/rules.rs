@@ -75,21 +75,32 @@ impl Condition {
     }
 
     /// Greater comes first. It is libseccomp's order: later arguments first, equality before
-    /// less before greater, then the greater value, or the smaller where less is asked for.
+    /// less before greater, then the greater value, or the smaller where less is asked for. It
+    /// compares halves, and the lower ones only where the upper ones are asked the same.
     fn order(&self, other: &Self) -> Ordering {
         let rank = |operator| match operator {
             Operator::Equal | Operator::NotEqual | Operator::MaskedEqual => 3,
             Operator::Less | Operator::LessOrEqual => 2,
             Operator::Greater | Operator::GreaterOrEqual => 1,
         };
+        let values = match self.asks_high_as(other) {
+            true => self.value.cmp(&other.value),
+            false => (self.value >> 32).cmp(&(other.value >> 32)),
+        };
         let values = match self.operator {
-            Operator::Less | Operator::LessOrEqual => other.value.cmp(&self.value),
-            _ => self.value.cmp(&other.value),
+            Operator::Less | Operator::LessOrEqual => values.reverse(),
+            _ => values,
         };
         self.argument
             .cmp(&other.argument)
             .then(rank(self.operator).cmp(&rank(other.operator)))
             .then(values)
+    }
+
+    /// Whether it compares the upper half in the same way, or not at all.
+    fn asks_high_as(&self, other: &Self) -> bool {
+        let masked = |one: &Self| one.operator == Operator::MaskedEqual;
+        !self.whole || (masked(self) == masked(other) && self.mask >> 32 == other.mask >> 32)
     }
 }
 

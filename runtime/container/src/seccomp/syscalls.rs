@@ -126,48 +126,48 @@ fn is_big_endian(arch: Arch) -> bool {
 /// The number i386's `socketcall` or `ipc` gets for a call that it also, or only, makes
 /// (linux/net.h, linux/ipc.h).
 pub(super) fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
-    const SOCKETCALL: [&str; 20] = [
-        "socket",
-        "bind",
-        "connect",
-        "listen",
-        "accept",
-        "getsockname",
-        "getpeername",
-        "socketpair",
-        "send",
-        "recv",
-        "sendto",
-        "recvfrom",
-        "shutdown",
-        "setsockopt",
-        "getsockopt",
-        "sendmsg",
-        "recvmsg",
-        "accept4",
-        "recvmmsg",
-        "sendmmsg",
-    ];
-    const IPC: [(&str, u64); 12] = [
-        ("semop", 1),
-        ("semget", 2),
-        ("semctl", 3),
-        ("semtimedop", 4),
-        ("msgsnd", 11),
-        ("msgrcv", 12),
-        ("msgget", 13),
-        ("msgctl", 14),
-        ("shmat", 21),
-        ("shmdt", 22),
-        ("shmget", 23),
-        ("shmctl", 24),
-    ];
-    if let Some((_, call)) = IPC.iter().find(|(known, _)| *known == name) {
-        return Some(("ipc", *call));
-    }
-    let numbered = (1..).zip(SOCKETCALL);
-    let mut found = numbered.filter(|(_, known)| *known == name);
-    found.next().map(|(call, _)| ("socketcall", call))
+    let of_socketcall = match name {
+        "socket" => 1,
+        "bind" => 2,
+        "connect" => 3,
+        "listen" => 4,
+        "accept" => 5,
+        "getsockname" => 6,
+        "getpeername" => 7,
+        "socketpair" => 8,
+        "send" => 9,
+        "recv" => 10,
+        "sendto" => 11,
+        "recvfrom" => 12,
+        "shutdown" => 13,
+        "setsockopt" => 14,
+        "getsockopt" => 15,
+        "sendmsg" => 16,
+        "recvmsg" => 17,
+        "accept4" => 18,
+        "recvmmsg" => 19,
+        "sendmmsg" => 20,
+        _ => return of_ipc(name).map(|call| ("ipc", call)),
+    };
+    Some(("socketcall", of_socketcall))
+}
+
+fn of_ipc(name: &str) -> Option<u64> {
+    Some(match name {
+        "semop" => 1,
+        "semget" => 2,
+        "semctl" => 3,
+        "semtimedop" => 4,
+        "msgsnd" => 11,
+        "msgrcv" => 12,
+        "msgget" => 13,
+        "msgctl" => 14,
+        "shmat" => 21,
+        "shmdt" => 22,
+        "shmget" => 23,
+        "shmctl" => 24,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

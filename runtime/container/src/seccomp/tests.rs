@@ -407,7 +407,8 @@ fn i386_sockets_and_ipc_are_reached_through_their_multiplexers_too() {
     }
 }
 
-/// The rules for sockets in the profile podman ships.
+/// The rules for sockets in the profile podman ships. Through `socketcall` the last two hold
+/// whenever the first does.
 #[test]
 fn podmans_rules_for_audit_sockets_hold() {
     let rule = |action: &str, errno: Option<u32>, args: &[Value]| {

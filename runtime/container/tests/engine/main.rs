@@ -11,6 +11,7 @@ mod exec;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod seccomp;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,6 +41,7 @@ fn main() {
         credentials::TESTS,
         errors::TESTS,
         attacks::TESTS,
+        seccomp::TESTS,
     ];
     let chosen = all
         .into_iter()

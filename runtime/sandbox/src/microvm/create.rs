@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
@@ -30,6 +31,8 @@ enum PartError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("the guest's kernel {} is no ELF file: an uncompressed vmlinux is needed", .0.display())]
+    NotElf(PathBuf),
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
     #[error("cannot open /dev/kvm")]
@@ -139,10 +142,23 @@ impl Images {
         let open = |what, path: PathBuf| {
             File::open(&path).map_err(|source| PartError::Image { what, path, source })
         };
-        Ok(Self {
-            kernel: open("kernel", kernel)?,
+        let images = Self {
+            kernel: open("kernel", kernel.clone())?,
             initramfs: open("initramfs", initramfs)?,
-        })
+        };
+        if images.is_elf() {
+            Ok(images)
+        } else {
+            Err(PartError::NotElf(kernel))
+        }
+    }
+}
+
+impl Images {
+    /// Whether the kernel can be one: neither hypervisor's words would name the file.
+    fn is_elf(&self) -> bool {
+        let mut magic = [0; 4];
+        matches!(self.kernel.read_exact_at(&mut magic, 0), Ok(()) if &magic == b"\x7fELF")
     }
 }
 

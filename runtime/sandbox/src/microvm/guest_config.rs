@@ -199,6 +199,10 @@ fn guest_path(major: u32, minor: u32) -> Option<&'static str> {
 
 fn export_root(plan: &Plan) -> Result<Export> {
     let fd = open_tree_or_path("root.path", &plan.root.path, true)?;
+    let stat = fstat(&fd).map_err(|errno| not_opened("root.path", &plan.root.path, errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(not_opened("root.path", &plan.root.path, Errno::NOTDIR));
+    }
     // A read-only root is made so once the mount points in it are made: see the VMM process.
     Ok(Export {
         name: ROOTFS.to_owned(),
@@ -282,11 +286,15 @@ fn open_tree_or_path(field: &str, path: &Path, recursive: bool) -> Result<OwnedF
         }
         opened => opened,
     };
-    opened.map_err(|errno| GuestConfigError::Open {
+    opened.map_err(|errno| not_opened(field, path, errno))
+}
+
+fn not_opened(field: &str, path: &Path, errno: Errno) -> GuestConfigError {
+    GuestConfigError::Open {
         field: field.to_owned(),
         path: path.to_owned(),
         source: errno.into(),
-    })
+    }
 }
 
 /// Takes out what is the host's to do, or means nothing to the guest's kernel.
