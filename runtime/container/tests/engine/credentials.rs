@@ -12,6 +12,7 @@ crate::tests![
     groups_user_and_umask_are_those_of_the_plan,
     capabilities_are_those_of_the_plan,
     ambient_capabilities_reach_an_ordinary_user,
+    the_default_configuration_starts_without_a_warning,
     what_the_runtime_lacks_is_left_out_with_a_warning,
     no_new_privileges_is_set,
     limits_are_lowered_even_below_what_the_set_up_needs,
@@ -64,6 +65,19 @@ fn ambient_capabilities_reach_an_ordinary_user() {
         output,
         "CapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n"
     );
+}
+
+fn the_default_configuration_starts_without_a_warning() {
+    // It asks for ambient capabilities that are not inheritable.
+    let bundle = Bundle::shell("grep CapAmb /proc/self/status");
+    assert_eq!(
+        bundle.config["process"]["capabilities"]["ambient"][0],
+        "CAP_AUDIT_WRITE"
+    );
+    let container = bundle.create().unwrap();
+    assert_eq!(container.created.warnings, Vec::<String>::new());
+    container.start();
+    assert_eq!(container.finish().1, "CapAmb:\t0000000000000000\n");
 }
 
 fn what_the_runtime_lacks_is_left_out_with_a_warning() {
