@@ -99,8 +99,13 @@ impl From<NamespaceKind> for Kind {
 pub(crate) enum Word {
     /// Run the hooks of the runtime's namespaces, then answer.
     RuntimeHooks,
-    /// Clone this mount, which the container's user may not reach, and answer with it.
-    Source { path: PathBuf, recursive: bool },
+    /// Clone this source of `mounts[index]`, which the container's user may not reach or not map
+    /// the ids of; map them; answer with it.
+    Source {
+        path: PathBuf,
+        recursive: bool,
+        index: usize,
+    },
     /// The terminal's master rides on this frame.
     Terminal,
     /// All is set up; for an exec: the program comes next.

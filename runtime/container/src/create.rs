@@ -4,17 +4,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use runvm_oci::{Plan, State, Status};
+use runvm_oci::{Idmap, Plan, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
 use crate::cgroup::Cgroup;
 use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Word};
 use crate::hooks::{self, HookError};
+use crate::idmap::{self, IdmapError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, idmap, mounts, start, supported};
+use crate::{ChildError, Unsupported, mounts, start, supported};
 
 /// What to create a container from.
 pub struct CreateRequest<'a> {
@@ -93,6 +94,14 @@ pub enum CreateError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// `idmap`, `ridmap`, or a mount's own mappings.
+    #[error("cannot map the ids of mounts[{index}]")]
+    Idmap {
+        /// Which of `mounts`.
+        index: usize,
+        /// Why.
+        source: IdmapError,
+    },
     /// A hook of the runtime's namespaces.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -135,7 +144,8 @@ fn spawn(
         Ok((control, listener, tasks.collect::<io::Result<_>>()?))
     })
     .map_err(CreateError::Descriptors)?;
-    let mut write_id_maps = |pid| idmap::write(request.plan, pid);
+    let plan = request.plan;
+    let mut write_id_maps = |pid| idmap::write(&plan.uid_mappings, &plan.gid_mappings, pid);
     let makes_user_namespace = arrangement.new & CLONE_NEWUSER != 0;
     let spawned_ns = monotonic_ns();
     let spawned = Spawn {
@@ -219,7 +229,14 @@ impl Conversation {
                         .send(&GoOn, &[], &[])
                         .map_err(CreateError::Control)?;
                 }
-                Word::Source { path, recursive } => self.send_source(&path, recursive)?,
+                Word::Source {
+                    path,
+                    recursive,
+                    index,
+                } => {
+                    let idmap = idmap_of(request.plan, index);
+                    self.send_source(&path, recursive, idmap, newborn.pid)?;
+                }
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
                 Word::Failed(error) => return Err(CreateError::Child(error)),
                 Word::Ready {
@@ -230,8 +247,18 @@ impl Conversation {
         }
     }
 
-    fn send_source(&self, path: &Path, recursive: bool) -> Result<(), CreateError> {
+    /// Clones what is to be bound, and maps its ids for the container of the process `pid`.
+    fn send_source(
+        &self,
+        path: &Path,
+        recursive: bool,
+        idmap: Option<(usize, &Idmap)>,
+        pid: u32,
+    ) -> Result<(), CreateError> {
         let mount = mounts::clone_for(path, recursive);
+        if let (Ok(mount), Some((index, asked))) = (&mount, idmap) {
+            idmap::map(mount, asked, pid).map_err(|source| CreateError::Idmap { index, source })?;
+        }
         let answer = SourceAnswer {
             errno: mount.as_ref().err().and_then(io::Error::raw_os_error),
         };
@@ -261,6 +288,10 @@ impl Conversation {
             warnings,
         })
     }
+}
+
+fn idmap_of(plan: &Plan, index: usize) -> Option<(usize, &Idmap)> {
+    Some((index, plan.mounts.get(index)?.idmap.as_ref()?))
 }
 
 /// The process's clock goes by its time namespace.

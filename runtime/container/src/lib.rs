@@ -36,6 +36,7 @@ pub use create::{CreateError, CreateRequest, Created, create};
 pub use error::ChildError;
 pub use exec::{ExecError, ExecRequest, Executed, exec};
 pub use hooks::{HookError, run as run_hooks};
+pub use idmap::IdmapError;
 pub use init::run_hidden_entry;
 pub use spawn::{SpawnSelf, SpawnSelfError, Stdio, spawn_self};
 pub use start::{StartError, is_waiting, start};

@@ -26,11 +26,6 @@ pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
         (!plan.net_devices.is_empty(), "linux.netDevices"),
     ];
     first(&refused)?;
-    for (i, mount) in plan.mounts.iter().enumerate() {
-        if mount.idmap.is_some() {
-            return Err(Unsupported::Field(format!("mounts[{i}]: an id mapping")));
-        }
-    }
     check_mount_namespace(plan)
 }
 

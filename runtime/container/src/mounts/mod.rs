@@ -84,19 +84,19 @@ impl Mounts<'_> {
     /// Makes them in their order.
     pub(crate) fn make(&mut self, mounts: &[Mount]) -> Result<Vec<Later>, MountError> {
         let mut later = Vec::new();
-        for mount in mounts {
+        for (index, mount) in mounts.iter().enumerate() {
             if mount.destination.parent().is_none() {
                 return Err(MountError::OverRoot);
             }
-            later.extend(self.make_one(mount)?);
+            later.extend(self.make_one(index, mount)?);
         }
         Ok(later)
     }
 
-    fn make_one(&mut self, mount: &Mount) -> Result<Option<Later>, MountError> {
+    fn make_one(&mut self, index: usize, mount: &Mount) -> Result<Option<Later>, MountError> {
         match &mount.kind {
             MountKind::Bind { source, recursive } => {
-                self.bind(mount, source, *recursive)?;
+                self.bind(index, mount, source, *recursive)?;
                 Ok(None)
             }
             MountKind::FileSystem { fstype, source } => {

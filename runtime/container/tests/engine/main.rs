@@ -8,6 +8,7 @@ mod bundle;
 mod credentials;
 mod errors;
 mod exec;
+mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
@@ -36,6 +37,7 @@ fn main() {
         lifecycle::TESTS,
         exec::TESTS,
         mounts::TESTS,
+        idmap::TESTS,
         namespaces::TESTS,
         credentials::TESTS,
         errors::TESTS,
