@@ -63,6 +63,12 @@ pub(crate) struct ExecOrder {
     pub(crate) capabilities: Option<[u64; 5]>,
     /// The container's.
     pub(crate) no_new_privileges: bool,
+    /// The container's, for a process that names none.
+    pub(crate) apparmor_profile: Option<String>,
+    /// The container's, for a process that names none.
+    pub(crate) selinux_label: Option<String>,
+    /// The container's: mode with flags, and nodes.
+    pub(crate) memory_policy: Option<(i32, Vec<u32>)>,
     pub(crate) preserve_fds: u32,
 }
 

@@ -157,6 +157,10 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
             ]
         }),
         no_new_privileges: container.no_new_privileges,
+        apparmor_profile: container.apparmor_profile.clone(),
+        selinux_label: container.selinux_label.clone(),
+        memory_policy: (request.plan.memory_policy.as_ref())
+            .map(|policy| (policy.mode | policy.flags, policy.nodes.clone())),
         preserve_fds: request.preserve_fds,
     }
 }

@@ -25,6 +25,7 @@ mod proc_fs;
 mod process;
 mod root;
 mod rootfs;
+mod security;
 mod spawn;
 mod start;
 mod supported;

@@ -3,6 +3,7 @@
 use runvm_oci::{NamespaceKind, Plan, Process};
 
 use crate::namespaces::{Source, source};
+use crate::security;
 
 /// A part of the plan that the engine does not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +11,14 @@ pub enum Unsupported {
     /// A field of config.json that is not acted on yet.
     #[error("{0} is not supported yet")]
     Field(String),
+    /// A profile or label for a security module that the host does not run.
+    #[error("{field} needs {module}, which is not enabled on this host")]
+    SecurityModule {
+        /// The field of config.json.
+        field: String,
+        /// The security module.
+        module: &'static str,
+    },
     /// A field that changes mounts, where the host's own mounts would be meant.
     #[error("{0} needs a mount namespace in linux.namespaces")]
     NeedsMountNamespace(&'static str),
@@ -20,12 +29,13 @@ pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
     check_process(&plan.process, "process.")?;
     let refused = [
         (plan.seccomp.is_some(), "linux.seccomp"),
-        (plan.mount_label.is_some(), "linux.mountLabel"),
         (plan.intel_rdt.is_some(), "linux.intelRdt"),
-        (plan.memory_policy.is_some(), "linux.memoryPolicy"),
         (!plan.net_devices.is_empty(), "linux.netDevices"),
     ];
     first(&refused)?;
+    if plan.mount_label.is_some() && !security::selinux_is_enabled() {
+        return Err(absent("linux.mountLabel", "SELinux"));
+    }
     check_mount_namespace(plan)
 }
 
@@ -36,14 +46,20 @@ pub(crate) fn check_exec(plan: &Plan, process: &Process) -> Result<(), Unsupport
 }
 
 fn check_process(process: &Process, prefix: &str) -> Result<(), Unsupported> {
-    let refused = [
-        (process.apparmor_profile.is_some(), "apparmorProfile"),
-        (process.selinux_label.is_some(), "selinuxLabel"),
-    ];
-    first(&refused).map_err(|error| match error {
-        Unsupported::Field(field) => Unsupported::Field(format!("{prefix}{field}")),
-        other => other,
-    })
+    if process.apparmor_profile.is_some() && !security::apparmor_is_enabled() {
+        return Err(absent(&format!("{prefix}apparmorProfile"), "AppArmor"));
+    }
+    if process.selinux_label.is_some() && !security::selinux_is_enabled() {
+        return Err(absent(&format!("{prefix}selinuxLabel"), "SELinux"));
+    }
+    Ok(())
+}
+
+fn absent(field: &str, module: &'static str) -> Unsupported {
+    Unsupported::SecurityModule {
+        field: field.to_owned(),
+        module,
+    }
 }
 
 fn first(refused: &[(bool, &str)]) -> Result<(), Unsupported> {

@@ -12,6 +12,7 @@ mod error;
 mod features;
 mod hook;
 mod id;
+mod memory_policy;
 mod mount;
 mod mount_option;
 mod namespace;

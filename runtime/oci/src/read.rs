@@ -11,8 +11,8 @@ use serde_json::error::Category;
 use crate::document::{self, Document};
 use crate::namespace::Namespaces;
 use crate::{
-    ConfigError, Plan, Process, Propagation, Root, check, device, hook, mount, mount_option,
-    namespace, process, resources, sysctl, vm,
+    ConfigError, Plan, Process, Propagation, Root, check, device, hook, memory_policy, mount,
+    mount_option, namespace, process, resources, sysctl, vm,
 };
 
 /// The largest config.json read, in bytes. Real ones are some tens of kilobytes.
@@ -187,7 +187,10 @@ fn plan(document: Document, bundle: &Path) -> Result<Plan, ConfigError> {
         personality: linux.personality,
         time_offsets: namespace::time_offsets(linux.time_offsets, &namespaces)?,
         intel_rdt: linux.intel_rdt,
-        memory_policy: linux.memory_policy,
+        memory_policy: linux
+            .memory_policy
+            .map(memory_policy::checked)
+            .transpose()?,
         net_devices: namespace::net_devices(linux.net_devices, &namespaces)?,
         hooks: document
             .hooks

@@ -11,6 +11,7 @@ pub mod clone;
 pub mod file_handle;
 pub mod inherited;
 pub mod keyring;
+pub mod memory_policy;
 pub mod mount_attr;
 pub mod pidfd;
 pub mod sched;

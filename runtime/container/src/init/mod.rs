@@ -21,6 +21,7 @@ use crate::paths::PathError;
 use crate::proc_fs::ProcFsError;
 use crate::process::ProgramError;
 use crate::root::RootError;
+use crate::security::SecurityError;
 use crate::sysctl::SysctlError;
 use crate::terminal::TerminalError;
 use crate::{ChildError, Unsupported};
@@ -81,6 +82,8 @@ pub(crate) enum InitError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     #[error(transparent)]

@@ -58,6 +58,8 @@ pub(crate) enum MountError {
     Attributes { target: PathBuf, source: io::Error },
     #[error("cannot set the propagation of the mount at {}", target.display())]
     Propagation { target: PathBuf, source: io::Error },
+    #[error("cannot give the mount at {} linux.mountLabel", target.display())]
+    Label { target: PathBuf, source: io::Error },
     #[error("cannot attach the mount at {}", target.display())]
     Attach { target: PathBuf, source: io::Error },
 }
@@ -70,6 +72,8 @@ pub(crate) struct Mounts<'a> {
     pub(crate) control: &'a mut Control,
     /// Whether the container has a user namespace.
     pub(crate) user_namespace: bool,
+    /// `linux.mountLabel`, for file systems that are the container's own.
+    pub(crate) label: Option<&'a str>,
     /// Whether the process is in a cgroup namespace of the container.
     pub(crate) cgroup_namespace: bool,
 }

@@ -102,9 +102,9 @@ fn a_ceiling_that_cannot_be_raised_names_the_limit() {
 }
 
 fn what_is_not_supported_is_refused_by_name() {
-    let bundle = Bundle::shell("").set("/process/apparmorProfile", json!("x"));
+    let bundle = Bundle::shell("").set("/linux/intelRdt", json!({"closID": "x"}));
     let error = bundle.error();
-    assert_eq!(error, "process.apparmorProfile is not supported yet");
+    assert_eq!(error, "linux.intelRdt is not supported yet");
 }
 
 fn a_container_without_mount_namespace_mounts_nothing() {

@@ -12,6 +12,7 @@ mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod security;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,6 +41,7 @@ fn main() {
         idmap::TESTS,
         namespaces::TESTS,
         credentials::TESTS,
+        security::TESTS,
         errors::TESTS,
         attacks::TESTS,
     ];
