@@ -14,6 +14,7 @@ use crate::hooks::{self, HookError};
 use crate::idmap::{self, IdmapError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
+use crate::net_devices::{self, NetDeviceError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
 use crate::{ChildError, Unsupported, mounts, start, supported};
 
@@ -94,6 +95,14 @@ pub enum CreateError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// One of `linux.netDevices`.
+    #[error("cannot move the network device {name:?} into the container")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// Why.
+        source: NetDeviceError,
+    },
     /// `idmap`, `ridmap`, or a mount's own mappings.
     #[error("cannot map the ids of mounts[{index}]")]
     Idmap {
@@ -118,9 +127,13 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
         return Err(CreateError::Stdio);
     }
     let arrangement = Arrangement::new(request.plan)?;
+    supported::check_sysctl(request.plan, &arrangement)?;
     let listener = start::listen(request.state_dir).map_err(CreateError::Listen)?;
-    let created = spawn(&request, &arrangement, listener)
-        .and_then(|(newborn, conversation)| conversation.until_ready(&request, newborn));
+    let created = spawn(&request, &arrangement, listener).and_then(|(newborn, conversation)| {
+        net_devices::move_all(request.plan, &arrangement, newborn.pid)
+            .map_err(|(name, source)| CreateError::NetDevice { name, source })?;
+        conversation.until_ready(&request, newborn)
+    });
     if created.is_err() {
         start::forget(request.state_dir);
     }

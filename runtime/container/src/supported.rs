@@ -2,7 +2,7 @@
 
 use runvm_oci::{NamespaceKind, Plan, Process};
 
-use crate::namespaces::{Source, source};
+use crate::namespaces::{self, Arrangement, Source, source};
 use crate::security;
 
 /// A part of the plan that the engine does not do.
@@ -19,6 +19,14 @@ pub enum Unsupported {
         /// The security module.
         module: &'static str,
     },
+    /// A sysctl of a namespace that is joined and is the caller's own.
+    #[error("linux.sysctl.{name} would change the host: the {} namespace to join is the runtime's own", kind.word())]
+    OwnNamespace {
+        /// The sysctl.
+        name: String,
+        /// Which namespace.
+        kind: NamespaceKind,
+    },
     /// A field that changes mounts, where the host's own mounts would be meant.
     #[error("{0} needs a mount namespace in linux.namespaces")]
     NeedsMountNamespace(&'static str),
@@ -30,13 +38,30 @@ pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
     let refused = [
         (plan.seccomp.is_some(), "linux.seccomp"),
         (plan.intel_rdt.is_some(), "linux.intelRdt"),
-        (!plan.net_devices.is_empty(), "linux.netDevices"),
     ];
     first(&refused)?;
     if plan.mount_label.is_some() && !security::selinux_is_enabled() {
         return Err(absent("linux.mountLabel", "SELinux"));
     }
     check_mount_namespace(plan)
+}
+
+/// Refuses sysctls that only seem to be the container's own. To be asked by the caller, whose own
+/// namespaces are meant.
+pub(crate) fn check_sysctl(plan: &Plan, arrangement: &Arrangement) -> Result<(), Unsupported> {
+    for joined in &arrangement.joined {
+        let mut names = plan.sysctl.keys();
+        let of_kind = |name: &&String| runvm_oci::sysctl_namespace(name) == Some(joined.kind);
+        if let Some(name) = names.find(of_kind)
+            && namespaces::is_own(joined)
+        {
+            return Err(Unsupported::OwnNamespace {
+                name: name.clone(),
+                kind: joined.kind,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The same for a further process.

@@ -35,4 +35,4 @@ pub use read::CONFIG_BYTES_MAX;
 pub use resources::parse as parse_resources;
 pub use spec::default_config;
 pub use state::{State, Status};
-pub use sysctl::file as sysctl_file;
+pub use sysctl::{file as sysctl_file, namespace as sysctl_namespace};

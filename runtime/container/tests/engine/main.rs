@@ -12,6 +12,7 @@ mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod security;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ fn main() {
         idmap::TESTS,
         namespaces::TESTS,
         credentials::TESTS,
+        net_devices::TESTS,
         security::TESTS,
         errors::TESTS,
         attacks::TESTS,
