@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use runvm_oci::{NamespaceKind, Plan, Process};
 use runvm_sys::PidFd;
-use runvm_sys::clone::{Spawn, SpawnError};
+use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 
 use crate::cgroup::Cgroup;
 use crate::control::{Control, ExecOrder, Order, Word};
@@ -119,6 +119,8 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let tasks = entry.tasks.into_iter().map(add);
     let tasks = tasks.collect::<Result<_, _>>()?;
     let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
+    let gateway = gateway(request, has_pid_namespace);
+    let through_gateway = gateway.is_some();
     let spawned = Spawn {
         executable: executable.as_fd(),
         argv: &init_argv(control),
@@ -127,18 +129,40 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
         inherit: &inherited.borrow(),
         preserve: request.preserve_fds,
         new_namespaces: 0,
-        pid_namespace: has_pid_namespace.then(|| request.target.as_fd()),
+        pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
         cgroup: entry.unified.as_ref().map(AsFd::as_fd),
         dies_with_parent: true,
-        gateway: None,
+        gateway,
         write_id_maps: None,
     }
     .spawn()
     .map_err(ExecError::Spawn)?;
-    let order = order(request, target, tasks);
+    let mut order = order(request, target, tasks);
+    if through_gateway {
+        order.join &= !CLONE_NEWUSER;
+    }
     // A process that has died by now is found out when its answer is waited for.
     let _ = ours.send(&Order::Exec(order), request.process_json, &[]);
     Ok((Newborn::new(spawned), ours))
+}
+
+/// For a caller without privileges: only from within the user namespace, which is its own, can it
+/// enter the others, and a pid namespace is entered by being born there. One with privileges joins
+/// the user namespace last: until then nobody in the container can look into the new process.
+fn gateway<'a>(request: &'a ExecRequest<'_>, has_pid_namespace: bool) -> Option<Gateway<'a>> {
+    let has_user_namespace = source(request.plan, NamespaceKind::User) != Source::Runtime;
+    if rustix::process::geteuid().is_root() || !has_user_namespace {
+        return None;
+    }
+    let target = request.target.as_fd();
+    let mut joins = vec![(target, CLONE_NEWUSER)];
+    if has_pid_namespace {
+        joins.push((target, CLONE_NEWPID));
+    }
+    Some(Gateway {
+        joins,
+        time_offsets: None,
+    })
 }
 
 fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
 
 use runvm_oci::{IdMapping, Idmap};
 use runvm_sys::mount_attr::{self, Reach};
@@ -50,7 +51,16 @@ pub(crate) fn map(mount: &OwnedFd, asked: &Idmap, pid: u32) -> Result<(), IdmapE
 }
 
 /// Writes the mappings of the process `pid`, which has a new user namespace.
+///
+/// Who has no privileges may map their own ids alone; for others there are newuidmap(1) and
+/// newgidmap(1), which know whom an administrator gave which.
 pub(crate) fn write(uids: &[IdMapping], gids: &[IdMapping], pid: u32) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let may_write = uid.is_root() || is_just(uids, uid.as_raw()) && is_just(gids, gid.as_raw());
+    if !may_write {
+        run_tool("newgidmap", gids, pid)?;
+        return run_tool("newuidmap", uids, pid);
+    }
     // Without privilege over groups the kernel takes a group mapping only from one who can no
     // longer leave groups: those may deny access, too.
     if !rustix::process::geteuid().is_root() {
@@ -58,6 +68,26 @@ pub(crate) fn write(uids: &[IdMapping], gids: &[IdMapping], pid: u32) -> io::Res
     }
     std::fs::write(format!("/proc/{pid}/gid_map"), text(gids))?;
     std::fs::write(format!("/proc/{pid}/uid_map"), text(uids))
+}
+
+fn is_just(mappings: &[IdMapping], id: u32) -> bool {
+    matches!(mappings, [one] if (one.host_id, one.size) == (id, 1))
+}
+
+fn run_tool(name: &str, mappings: &[IdMapping], pid: u32) -> io::Result<()> {
+    let text = text(mappings);
+    let ran = Command::new(name)
+        .arg(pid.to_string())
+        .args(text.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {name}: {error}")))?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let first = said.lines().next().unwrap_or_default();
+    Err(io::Error::other(format!("{name}: {first}")))
 }
 
 fn text(mappings: &[IdMapping]) -> String {
