@@ -15,6 +15,7 @@ use crate::idmap::{self, IdmapError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
 use crate::net_devices::{self, NetDeviceError};
+use crate::resctrl::{self, ResctrlError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
 use crate::{ChildError, Unsupported, mounts, start, supported};
 
@@ -95,6 +96,9 @@ pub enum CreateError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// `linux.intelRdt`.
+    #[error("cannot put the container into its resctrl class")]
+    Resctrl(#[source] ResctrlError),
     /// One of `linux.netDevices`.
     #[error("cannot move the network device {name:?} into the container")]
     NetDevice {
@@ -130,14 +134,30 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     supported::check_sysctl(request.plan, &arrangement)?;
     let listener = start::listen(request.state_dir).map_err(CreateError::Listen)?;
     let created = spawn(&request, &arrangement, listener).and_then(|(newborn, conversation)| {
+        join_resctrl(&request, newborn.pid)?;
         net_devices::move_all(request.plan, &arrangement, newborn.pid)
-            .map_err(|(name, source)| CreateError::NetDevice { name, source })?;
-        conversation.until_ready(&request, newborn)
+            .map_err(|(name, source)| CreateError::NetDevice { name, source })
+            .and_then(|()| conversation.until_ready(&request, newborn))
+            .inspect_err(|_| leave_resctrl(&request))
     });
     if created.is_err() {
         start::forget(request.state_dir);
     }
     created
+}
+
+fn join_resctrl(request: &CreateRequest<'_>, pid: u32) -> Result<(), CreateError> {
+    match &request.plan.intel_rdt {
+        Some(asked) => resctrl::join(asked, request.id, pid).map_err(CreateError::Resctrl),
+        None => Ok(()),
+    }
+}
+
+fn leave_resctrl(request: &CreateRequest<'_>) {
+    if let Some(asked) = &request.plan.intel_rdt {
+        // The error on its way out is the one to tell.
+        let _ = resctrl::remove(asked, request.id);
+    }
 }
 
 /// Makes the process and gives it its order.

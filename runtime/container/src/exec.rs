@@ -10,6 +10,7 @@ use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 use crate::cgroup::Cgroup;
 use crate::control::{Control, ExecOrder, Order, Word};
 use crate::namespaces::{self, Source, source};
+use crate::resctrl::{self, ResctrlError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
 use crate::{ChildError, Unsupported, supported};
 
@@ -79,6 +80,9 @@ pub enum ExecError {
     /// The process and its creator lost each other.
     #[error("cannot talk to the process")]
     Control(#[source] io::Error),
+    /// `linux.intelRdt` of the container.
+    #[error("cannot put the process into the container's resctrl class")]
+    Resctrl(#[source] ResctrlError),
     /// The process ended without a word: somebody, or the lack of memory, killed it.
     #[error("the process ended while it set itself up, with the exit code {code}")]
     Ended {
@@ -104,6 +108,9 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
         });
     }
     let (newborn, control) = spawn(&request)?;
+    if request.plan.intel_rdt.is_some() {
+        resctrl::follow(request.target_pid, newborn.pid).map_err(ExecError::Resctrl)?;
+    }
     until_executed(newborn, control)
 }
 

@@ -35,11 +35,7 @@ pub enum Unsupported {
 /// Refuses a container that could only be made in part.
 pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
     check_process(&plan.process, "process.")?;
-    let refused = [
-        (plan.seccomp.is_some(), "linux.seccomp"),
-        (plan.intel_rdt.is_some(), "linux.intelRdt"),
-    ];
-    first(&refused)?;
+    first(&[(plan.seccomp.is_some(), "linux.seccomp")])?;
     if plan.mount_label.is_some() && !security::selinux_is_enabled() {
         return Err(absent("linux.mountLabel", "SELinux"));
     }

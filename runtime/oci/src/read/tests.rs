@@ -238,6 +238,21 @@ fn each_wrong_value_is_refused_by_its_field() {
             "linux.timeOffsets.boottime.nanosecs: ",
         ),
         (
+            "/linux/intelRdt",
+            json!({"closID": "../x"}),
+            r#"linux.intelRdt.closID: "../x""#,
+        ),
+        (
+            "/linux/intelRdt",
+            json!({"closID": "mon_groups"}),
+            r#"linux.intelRdt.closID: "mon_groups""#,
+        ),
+        (
+            "/linux/intelRdt",
+            json!({"schemata": ["L3:0=f", "MB:0=1\nL3:0=0"]}),
+            "linux.intelRdt.schemata[1]: ",
+        ),
+        (
             "/linux/memoryPolicy",
             json!({"nodes": "0"}),
             "linux.memoryPolicy.mode",
