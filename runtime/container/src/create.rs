@@ -115,6 +115,9 @@ pub enum CreateError {
         /// Why.
         source: IdmapError,
     },
+    /// The kernel killed the process for what its cgroup may use. Engines know these words.
+    #[error("container init was OOM-killed (memory limit too low?)")]
+    OomKilled,
     /// A hook of the runtime's namespaces.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -140,10 +143,23 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
             .and_then(|()| conversation.until_ready(&request, newborn))
             .inspect_err(|_| leave_resctrl(&request))
     });
-    if created.is_err() {
+    created.map_err(|error| {
         start::forget(request.state_dir);
+        blame_memory(error, request.cgroup)
+    })
+}
+
+/// Says why the process was killed, where it was for the memory limit.
+fn blame_memory(error: CreateError, cgroup: Option<&Cgroup>) -> CreateError {
+    use CreateError::{Control, Ended, OomKilled, Spawn};
+    match error {
+        Ended { .. } | Control(_) | Spawn(SpawnError::Killed)
+            if cgroup.is_some_and(Cgroup::has_oom_killed) =>
+        {
+            OomKilled
+        }
+        error => error,
     }
-    created
 }
 
 fn join_resctrl(request: &CreateRequest<'_>, pid: u32) -> Result<(), CreateError> {
