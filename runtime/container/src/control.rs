@@ -66,6 +66,12 @@ pub(crate) struct ExecOrder {
     pub(crate) no_new_privileges: bool,
     /// The container's.
     pub(crate) seccomp: Option<LinuxSeccomp>,
+    /// The container's, for a process that names none.
+    pub(crate) apparmor_profile: Option<String>,
+    /// The container's, for a process that names none.
+    pub(crate) selinux_label: Option<String>,
+    /// The container's: mode with flags, and nodes.
+    pub(crate) memory_policy: Option<(i32, Vec<u32>)>,
     pub(crate) preserve_fds: u32,
 }
 
@@ -102,8 +108,13 @@ impl From<NamespaceKind> for Kind {
 pub(crate) enum Word {
     /// Run the hooks of the runtime's namespaces, then answer.
     RuntimeHooks,
-    /// Clone this mount, which the container's user may not reach, and answer with it.
-    Source { path: PathBuf, recursive: bool },
+    /// Clone this source of `mounts[index]`, which the container's user may not reach or not map
+    /// the ids of; map them; answer with it.
+    Source {
+        path: PathBuf,
+        recursive: bool,
+        index: usize,
+    },
     /// The next bytes are [`seccomp::listener`](crate::seccomp::listener)'s.
     Listener,
     /// The terminal's master rides on this frame.

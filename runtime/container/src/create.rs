@@ -4,18 +4,21 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use runvm_oci::{Plan, State, Status};
+use runvm_oci::{Idmap, Plan, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
 use crate::cgroup::Cgroup;
 use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Word};
 use crate::hooks::{self, HookError};
+use crate::idmap::{self, IdmapError};
 use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
+use crate::net_devices::{self, NetDeviceError};
+use crate::resctrl::{self, ResctrlError};
 use crate::seccomp::listener::{self, ContainerProcessState, ListenerError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, idmap, mounts, start, supported};
+use crate::{ChildError, Unsupported, mounts, start, supported};
 
 /// What to create a container from.
 pub struct CreateRequest<'a> {
@@ -94,6 +97,28 @@ pub enum CreateError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// `linux.intelRdt`.
+    #[error("cannot put the container into its resctrl class")]
+    Resctrl(#[source] ResctrlError),
+    /// One of `linux.netDevices`.
+    #[error("cannot move the network device {name:?} into the container")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// Why.
+        source: NetDeviceError,
+    },
+    /// `idmap`, `ridmap`, or a mount's own mappings.
+    #[error("cannot map the ids of mounts[{index}]")]
+    Idmap {
+        /// Which of `mounts`.
+        index: usize,
+        /// Why.
+        source: IdmapError,
+    },
+    /// The kernel killed the process for what its cgroup may use. Engines know these words.
+    #[error("container init was OOM-killed (memory limit too low?)")]
+    OomKilled,
     /// A hook of the runtime's namespaces.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -113,13 +138,46 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
         return Err(CreateError::Stdio);
     }
     let arrangement = Arrangement::new(request.plan)?;
+    supported::check_sysctl(request.plan, &arrangement)?;
     let listener = start::listen(request.state_dir).map_err(CreateError::Listen)?;
-    let created = spawn(&request, &arrangement, listener)
-        .and_then(|(newborn, conversation)| conversation.until_ready(&request, newborn));
-    if created.is_err() {
+    let created = spawn(&request, &arrangement, listener).and_then(|(newborn, conversation)| {
+        join_resctrl(&request, newborn.pid)?;
+        net_devices::move_all(request.plan, &arrangement, newborn.pid)
+            .map_err(|(name, source)| CreateError::NetDevice { name, source })
+            .and_then(|()| conversation.until_ready(&request, newborn))
+            .inspect_err(|_| leave_resctrl(&request))
+    });
+    created.map_err(|error| {
         start::forget(request.state_dir);
+        blame_memory(error, request.cgroup)
+    })
+}
+
+/// Says why the process was killed, where it was for the memory limit.
+fn blame_memory(error: CreateError, cgroup: Option<&Cgroup>) -> CreateError {
+    use CreateError::{Control, Ended, OomKilled, Spawn};
+    match error {
+        Ended { .. } | Control(_) | Spawn(SpawnError::Killed)
+            if cgroup.is_some_and(Cgroup::has_oom_killed) =>
+        {
+            OomKilled
+        }
+        error => error,
     }
-    created
+}
+
+fn join_resctrl(request: &CreateRequest<'_>, pid: u32) -> Result<(), CreateError> {
+    match &request.plan.intel_rdt {
+        Some(asked) => resctrl::join(asked, request.id, pid).map_err(CreateError::Resctrl),
+        None => Ok(()),
+    }
+}
+
+fn leave_resctrl(request: &CreateRequest<'_>) {
+    if let Some(asked) = &request.plan.intel_rdt {
+        // The error on its way out is the one to tell.
+        let _ = resctrl::remove(asked, request.id);
+    }
 }
 
 /// Makes the process and gives it its order.
@@ -139,7 +197,8 @@ fn spawn(
         Ok((control, listener, tasks.collect::<io::Result<_>>()?))
     })
     .map_err(CreateError::Descriptors)?;
-    let mut write_id_maps = |pid| idmap::write(request.plan, pid);
+    let plan = request.plan;
+    let mut write_id_maps = |pid| idmap::write(&plan.uid_mappings, &plan.gid_mappings, pid);
     let makes_user_namespace = arrangement.new & CLONE_NEWUSER != 0;
     let spawned_ns = monotonic_ns();
     let spawned = Spawn {
@@ -223,7 +282,14 @@ impl Conversation {
                         .send(&GoOn, &[], &[])
                         .map_err(CreateError::Control)?;
                 }
-                Word::Source { path, recursive } => self.send_source(&path, recursive)?,
+                Word::Source {
+                    path,
+                    recursive,
+                    index,
+                } => {
+                    let idmap = idmap_of(request.plan, index);
+                    self.send_source(&path, recursive, idmap, newborn.pid)?;
+                }
                 Word::Listener => self.forward_listener(request, &newborn)?,
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
                 Word::Failed(error) => return Err(CreateError::Child(error)),
@@ -235,8 +301,18 @@ impl Conversation {
         }
     }
 
-    fn send_source(&self, path: &Path, recursive: bool) -> Result<(), CreateError> {
+    /// Clones what is to be bound, and maps its ids for the container of the process `pid`.
+    fn send_source(
+        &self,
+        path: &Path,
+        recursive: bool,
+        idmap: Option<(usize, &Idmap)>,
+        pid: u32,
+    ) -> Result<(), CreateError> {
         let mount = mounts::clone_for(path, recursive);
+        if let (Ok(mount), Some((index, asked))) = (&mount, idmap) {
+            idmap::map(mount, asked, pid).map_err(|source| CreateError::Idmap { index, source })?;
+        }
         let answer = SourceAnswer {
             errno: mount.as_ref().err().and_then(io::Error::raw_os_error),
         };
@@ -284,6 +360,10 @@ impl Conversation {
             warnings,
         })
     }
+}
+
+fn idmap_of(plan: &Plan, index: usize) -> Option<(usize, &Idmap)> {
+    Some((index, plan.mounts.get(index)?.idmap.as_ref()?))
 }
 
 /// The process's clock goes by its time namespace.

@@ -2,13 +2,14 @@
 
 use std::io;
 
-use runvm_oci::{Capabilities, Process, User};
+use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
+use runvm_oci::{CAPABILITY_NAMES, Capabilities, Process, User};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
-    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, remove_capability_from_bounding_set, set_keep_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::proc_fs::ProcFs;
@@ -17,9 +18,14 @@ use crate::proc_fs::ProcFs;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
     #[error("cannot read the capabilities held")]
-    Held(#[source] io::Error),
+    Held(#[source] CapsError),
+    #[error("cannot drop {name} from the bounding set")]
+    Bounding {
+        name: &'static str,
+        source: CapsError,
+    },
     #[error("cannot drop capability {number} from the bounding set")]
-    Bounding { number: u32, source: io::Error },
+    NewerBounding { number: u32, source: io::Error },
     #[error("cannot keep capabilities over the change of user")]
     Keep(#[source] io::Error),
     #[error("cannot set the supplementary groups {0:?}", .groups)]
@@ -28,10 +34,11 @@ pub(crate) enum CredentialError {
     Group { gid: u32, source: io::Error },
     #[error("cannot become user {uid}")]
     User { uid: u32, source: io::Error },
-    #[error("cannot set the effective, permitted and inheritable capabilities")]
-    Sets(#[source] io::Error),
-    #[error("cannot set the ambient capabilities")]
-    Ambient(#[source] io::Error),
+    #[error("cannot set the {set} capabilities")]
+    Set {
+        set: &'static str,
+        source: CapsError,
+    },
 }
 
 /// `CAP_SYS_ADMIN` (linux/capability.h).
@@ -70,102 +77,110 @@ pub(crate) fn assume(
     process: &Process,
     keep: Keep,
 ) -> Result<Vec<String>, CredentialError> {
-    let held = capabilities(None).map_err(|errno| CredentialError::Held(errno.into()))?;
+    let held = read(CapSet::Permitted)?;
+    let kept = keep.bits() & held;
     let Some(wanted) = &process.capabilities else {
-        change_user_alone(proc_fs, &process.user, &held, keep)?;
+        change_user_alone(proc_fs, &process.user, kept)?;
         return Ok(Vec::new());
     };
-    let kept = keep.bits() & held.permitted.bits();
-    let (wanted, warnings) = attainable(wanted, held.permitted.bits());
+    let (mut wanted, warnings) = attainable(wanted, held);
     drop_from_bounding(wanted.bounding)?;
     set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
     change_user(proc_fs, &process.user)?;
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: CapabilitySet::from_bits_retain(wanted.effective | kept),
-            permitted: CapabilitySet::from_bits_retain(wanted.permitted | kept),
-            inheritable: CapabilitySet::from_bits_retain(wanted.inheritable),
-        },
-    )
-    .map_err(|errno| CredentialError::Sets(errno.into()))?;
-    set_ambient(wanted.ambient).map_err(|errno| CredentialError::Ambient(errno.into()))?;
+    wanted.effective |= kept;
+    wanted.permitted |= kept;
+    set(&wanted)?;
     Ok(warnings)
 }
 
-/// The kernel takes the capabilities from all users but root.
-fn change_user_alone(
-    proc_fs: &ProcFs,
-    user: &User,
-    held: &CapabilitySets,
-    keep: Keep,
-) -> Result<(), CredentialError> {
-    if keep == Keep::Nothing || user.uid == 0 {
+fn read(kind: CapSet) -> Result<u64, CredentialError> {
+    Ok(mask(
+        &caps::read(None, kind).map_err(CredentialError::Held)?,
+    ))
+}
+
+/// The kernel takes the capabilities from all users but root, but for those `kept`.
+fn change_user_alone(proc_fs: &ProcFs, user: &User, kept: u64) -> Result<(), CredentialError> {
+    if kept == 0 || user.uid == 0 {
         return change_user(proc_fs, user);
     }
+    let inheritable = read(CapSet::Inheritable)?;
     set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
     change_user(proc_fs, user)?;
-    let kept = CapabilitySet::from_bits_retain(keep.bits()) & held.permitted;
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: kept,
-            permitted: kept,
-            inheritable: held.inheritable,
-        },
-    )
-    .map_err(|errno| CredentialError::Sets(errno.into()))?;
-    clear_ambient_capability_set().map_err(|errno| CredentialError::Ambient(errno.into()))
+    set(&Capabilities {
+        effective: kept,
+        permitted: kept,
+        inheritable,
+        ..Capabilities::default()
+    })
 }
 
 /// What can be had of `wanted` by one who holds `held`: nobody can give what he does not have.
 fn attainable(wanted: &Capabilities, held: u64) -> (Capabilities, Vec<String>) {
     let permitted = wanted.permitted & held;
     let inheritable = wanted.inheritable & held;
+    // Ambient ones must be both (capabilities(7), "PR_CAP_AMBIENT_RAISE"). That the plan's own
+    // sets rule some out is no one's concern: the customary default configuration's do.
+    let ambient = wanted.ambient & wanted.permitted & wanted.inheritable;
     let had = Capabilities {
         // Dropping from it needs nothing; nothing can be added to it.
         bounding: wanted.bounding,
         effective: wanted.effective & held,
         inheritable,
         permitted,
-        // Ambient ones must be both (capabilities(7), "PR_CAP_AMBIENT_RAISE").
-        ambient: wanted.ambient & permitted & inheritable,
+        ambient: ambient & held,
     };
     let sets = [
         ("effective", wanted.effective, had.effective),
         ("inheritable", wanted.inheritable, had.inheritable),
         ("permitted", wanted.permitted, had.permitted),
-        ("ambient", wanted.ambient, had.ambient),
+        ("ambient", ambient, had.ambient),
     ];
     let warnings = sets.into_iter().filter(|(_, wanted, had)| wanted != had);
     let warnings = warnings.map(|(set, wanted, had)| {
-        let names = names(wanted & !had).join(", ");
+        let names: Vec<_> = named(wanted & !had).map(|(name, _)| name).collect();
+        let names = names.join(", ");
         format!("process.capabilities.{set}: {names} cannot be had here and are left out")
     });
     (had, warnings.collect())
 }
 
-fn names(set: u64) -> Vec<String> {
-    let numbers = (0..64_usize).filter(|number| set & (1 << number) != 0);
-    let name = |number: usize| match runvm_oci::CAPABILITY_NAMES.get(number) {
-        Some(name) => (*name).to_owned(),
-        None => format!("capability {number}"),
-    };
-    numbers.map(name).collect()
+/// The capabilities of a mask; it has none that has no name, as the plan's come from names.
+fn named(mask: u64) -> impl Iterator<Item = (&'static str, Capability)> {
+    let of_mask = move |(number, _): &(usize, _)| mask & (1_u64 << *number) != 0;
+    let names = CAPABILITY_NAMES.into_iter().enumerate().filter(of_mask);
+    names.filter_map(|(_, name)| Some((name, name.parse().ok()?)))
+}
+
+fn mask(set: &CapsHashSet) -> u64 {
+    set.iter().fold(0, |mask, one| mask | one.bitmask())
 }
 
 fn drop_from_bounding(keep: u64) -> Result<(), CredentialError> {
-    for number in 0..u64::BITS {
-        let one = 1_u64 << number;
-        if keep & one != 0 {
-            continue;
+    for (name, capability) in named(!keep) {
+        // The kernel may be older than a name; what it does not know it does not grant.
+        match caps::drop(None, CapSet::Bounding, capability) {
+            Err(_) if !exists(capability) => break,
+            dropped => dropped.map_err(|source| CredentialError::Bounding { name, source })?,
         }
-        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(one)) {
+    }
+    drop_newer_from_bounding()
+}
+
+fn exists(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Bounding, capability).is_ok()
+}
+
+/// Those a newer kernel has beside the ones with names: no plan can ask for them.
+fn drop_newer_from_bounding() -> Result<(), CredentialError> {
+    for number in (0..u64::BITS).skip(CAPABILITY_NAMES.len()) {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match remove_capability_from_bounding_set(one) {
             Ok(()) => {}
             // The kernel has no capability of this number, nor of any above.
             Err(Errno::INVAL) => break,
             Err(errno) => {
-                return Err(CredentialError::Bounding {
+                return Err(CredentialError::NewerBounding {
                     number,
                     source: errno.into(),
                 });
@@ -173,6 +188,28 @@ fn drop_from_bounding(keep: u64) -> Result<(), CredentialError> {
         }
     }
     Ok(())
+}
+
+/// Inheritable ones come first, while they can be taken from what is permitted; permitted ones
+/// after the effective, which must be among them.
+fn set(wanted: &Capabilities) -> Result<(), CredentialError> {
+    for (name, kind, mask) in [
+        ("inheritable", CapSet::Inheritable, wanted.inheritable),
+        ("effective", CapSet::Effective, wanted.effective),
+        ("permitted", CapSet::Permitted, wanted.permitted),
+    ] {
+        let all = named(mask).map(|(_, capability)| capability).collect();
+        caps::set(None, kind, &all).map_err(failed(name))?;
+    }
+    caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
+    for (_, capability) in named(wanted.ambient) {
+        caps::raise(None, CapSet::Ambient, capability).map_err(failed("ambient"))?;
+    }
+    Ok(())
+}
+
+fn failed(set: &'static str) -> impl Fn(CapsError) -> CredentialError {
+    move |source| CredentialError::Set { set, source }
 }
 
 /// The groups are set even when there are none: those of the caller must not stay.
@@ -210,15 +247,6 @@ fn groups_are_fixed(proc_fs: &ProcFs) -> bool {
     setgroups.is_ok_and(|word| word.trim() == "deny")
 }
 
-fn set_ambient(wanted: u64) -> rustix::io::Result<()> {
-    clear_ambient_capability_set()?;
-    for number in (0..u64::BITS).filter(|number| wanted & (1 << number) != 0) {
-        let one = CapabilitySet::from_bits_retain(1 << number);
-        configure_capability_in_ambient_set(one, true)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,7 +265,38 @@ mod tests {
         assert_eq!(had.effective, 0b011);
         assert_eq!(had.ambient, 0);
         assert_eq!(had.inheritable, 0);
-        assert_eq!(warnings.len(), 3);
+        assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("CAP_DAC_READ_SEARCH"), "{warnings:?}");
+    }
+    #[test]
+    fn ambient_capabilities_that_the_plan_itself_rules_out_are_left_out_in_silence() {
+        let default = Capabilities {
+            bounding: 0b1,
+            effective: 0b1,
+            inheritable: 0,
+            permitted: 0b1,
+            ambient: 0b1,
+        };
+        let (had, warnings) = attainable(&default, 0b1);
+        assert_eq!(had.ambient, 0);
+        assert_eq!(warnings, Vec::<String>::new());
+        let meant = Capabilities {
+            inheritable: 0b1,
+            ..default
+        };
+        let (had, warnings) = attainable(&meant, 0b0);
+        assert_eq!(had.ambient, 0);
+        assert!(
+            warnings.iter().any(|line| line.contains(".ambient")),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_capability_has_the_number_its_name_has_here() {
+        for (number, (name, capability)) in named(u64::MAX).enumerate() {
+            assert_eq!(usize::from(capability.index()), number, "{name}");
+        }
+        assert_eq!(named(u64::MAX).count(), CAPABILITY_NAMES.len());
     }
 }

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use runvm_oci::{NamespaceKind, Plan, Process};
 use runvm_sys::PidFd;
-use runvm_sys::clone::{Spawn, SpawnError};
+use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 
 use crate::cgroup::Cgroup;
 use crate::control::{Control, ExecOrder, Order, Word};
 use crate::namespaces::{self, Source, source};
+use crate::resctrl::{self, ResctrlError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
 use crate::{ChildError, Unsupported, supported};
 
@@ -79,6 +80,9 @@ pub enum ExecError {
     /// The process and its creator lost each other.
     #[error("cannot talk to the process")]
     Control(#[source] io::Error),
+    /// `linux.intelRdt` of the container.
+    #[error("cannot put the process into the container's resctrl class")]
+    Resctrl(#[source] ResctrlError),
     /// The process ended without a word: somebody, or the lack of memory, killed it.
     #[error("the process ended while it set itself up, with the exit code {code}")]
     Ended {
@@ -104,6 +108,9 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
         });
     }
     let (newborn, control) = spawn(&request)?;
+    if request.plan.intel_rdt.is_some() {
+        resctrl::follow(request.target_pid, newborn.pid).map_err(ExecError::Resctrl)?;
+    }
     until_executed(newborn, control)
 }
 
@@ -119,6 +126,8 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let tasks = entry.tasks.into_iter().map(add);
     let tasks = tasks.collect::<Result<_, _>>()?;
     let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
+    let gateway = gateway(request, has_pid_namespace);
+    let through_gateway = gateway.is_some();
     let spawned = Spawn {
         executable: executable.as_fd(),
         argv: &init_argv(control),
@@ -127,18 +136,40 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
         inherit: &inherited.borrow(),
         preserve: request.preserve_fds,
         new_namespaces: 0,
-        pid_namespace: has_pid_namespace.then(|| request.target.as_fd()),
+        pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
         cgroup: entry.unified.as_ref().map(AsFd::as_fd),
         dies_with_parent: true,
-        gateway: None,
+        gateway,
         write_id_maps: None,
     }
     .spawn()
     .map_err(ExecError::Spawn)?;
-    let order = order(request, target, tasks);
+    let mut order = order(request, target, tasks);
+    if through_gateway {
+        order.join &= !CLONE_NEWUSER;
+    }
     // A process that has died by now is found out when its answer is waited for.
     let _ = ours.send(&Order::Exec(order), request.process_json, &[]);
     Ok((Newborn::new(spawned), ours))
+}
+
+/// For a caller without privileges: only from within the user namespace, which is its own, can it
+/// enter the others, and a pid namespace is entered by being born there. One with privileges joins
+/// the user namespace last: until then nobody in the container can look into the new process.
+fn gateway<'a>(request: &'a ExecRequest<'_>, has_pid_namespace: bool) -> Option<Gateway<'a>> {
+    let has_user_namespace = source(request.plan, NamespaceKind::User) != Source::Runtime;
+    if rustix::process::geteuid().is_root() || !has_user_namespace {
+        return None;
+    }
+    let target = request.target.as_fd();
+    let mut joins = vec![(target, CLONE_NEWUSER)];
+    if has_pid_namespace {
+        joins.push((target, CLONE_NEWPID));
+    }
+    Some(Gateway {
+        joins,
+        time_offsets: None,
+    })
 }
 
 fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
@@ -158,6 +189,10 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
         }),
         no_new_privileges: container.no_new_privileges,
         seccomp: request.plan.seccomp.clone(),
+        apparmor_profile: container.apparmor_profile.clone(),
+        selinux_label: container.selinux_label.clone(),
+        memory_policy: (request.plan.memory_policy.as_ref())
+            .map(|policy| (policy.mode | policy.flags, policy.nodes.clone())),
         preserve_fds: request.preserve_fds,
     }
 }

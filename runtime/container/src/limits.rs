@@ -33,6 +33,8 @@ pub(crate) enum LimitError {
     SchedulerValue(&'static str),
     #[error("cannot set linux.personality")]
     Personality(#[source] io::Error),
+    #[error("cannot set linux.memoryPolicy")]
+    MemoryPolicy(#[source] io::Error),
     #[error("cannot set the cpu affinity")]
     Affinity(#[source] io::Error),
 }
@@ -200,6 +202,11 @@ pub(crate) fn set_personality(asked: &LinuxPersonality) -> Result<(), LimitError
     personality::set(Persona::from_bits_retain(domain))
         .map(|_| ())
         .map_err(|errno| LimitError::Personality(errno.into()))
+}
+
+/// `linux.memoryPolicy`: `mode` is a `MPOL_*` with its flags.
+pub(crate) fn set_memory_policy(mode: i32, nodes: &[u32]) -> Result<(), LimitError> {
+    runvm_sys::memory_policy::set(mode, nodes).map_err(LimitError::MemoryPolicy)
 }
 
 /// Lets the process run on `cpus` only.

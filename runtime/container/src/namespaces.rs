@@ -25,7 +25,7 @@ const CLONE_NEWTIME: i32 = 0x80;
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
     /// Its path in `linux.namespaces`.
-    #[error("cannot open the {} namespace {}", word(*kind), path.display())]
+    #[error("cannot open the {} namespace {}", kind.word(), path.display())]
     Open {
         /// Which.
         kind: NamespaceKind,
@@ -35,7 +35,7 @@ pub enum NamespaceError {
         source: io::Error,
     },
     /// setns(2).
-    #[error("cannot join the {} namespace", word(*kind))]
+    #[error("cannot join the {} namespace", kind.word())]
     Join {
         /// Which.
         kind: NamespaceKind,
@@ -129,6 +129,29 @@ impl Arrangement {
     }
 }
 
+/// Whether a namespace to join is the one this process is in already.
+pub(crate) fn is_own(joined: &Joined) -> bool {
+    let file = match joined.kind {
+        NamespaceKind::User => "user",
+        NamespaceKind::Pid => "pid",
+        NamespaceKind::Network => "net",
+        NamespaceKind::Ipc => "ipc",
+        NamespaceKind::Uts => "uts",
+        NamespaceKind::Mount => "mnt",
+        NamespaceKind::Cgroup => "cgroup",
+        NamespaceKind::Time => "time",
+    };
+    // A namespace is known by its file's device and inode (namespaces(7)).
+    let own = rustix::fs::stat(format!("/proc/self/ns/{file}"));
+    let other = rustix::fs::fstat(&joined.fd);
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    match (own.map(identity), other.map(identity)) {
+        (Ok(own), Ok(other)) => own == other,
+        // What cannot be told apart must not be changed.
+        _ => true,
+    }
+}
+
 /// Joins one namespace; in the new process, which has one thread.
 pub(crate) fn join(kind: Kind, fd: &OwnedFd) -> Result<(), NamespaceError> {
     let kind = kind.into();
@@ -216,19 +239,6 @@ fn flag(kind: NamespaceKind) -> CloneFlags {
         NamespaceKind::Mount => CloneFlags::CLONE_NEWNS,
         NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
         NamespaceKind::Time => CloneFlags::from_bits_retain(CLONE_NEWTIME),
-    }
-}
-
-fn word(kind: NamespaceKind) -> &'static str {
-    match kind {
-        NamespaceKind::User => "user",
-        NamespaceKind::Pid => "pid",
-        NamespaceKind::Network => "network",
-        NamespaceKind::Ipc => "ipc",
-        NamespaceKind::Uts => "uts",
-        NamespaceKind::Mount => "mount",
-        NamespaceKind::Cgroup => "cgroup",
-        NamespaceKind::Time => "time",
     }
 }
 

@@ -23,8 +23,16 @@ pub(crate) enum PathError {
 
 /// Covers each path that exists: a directory with an empty one, anything else with the null
 /// device of the host, never with that of the image (CVE-2025-31133).
-pub(crate) fn mask(rootfs: &Rootfs, paths: &[PathBuf]) -> Result<(), PathError> {
-    let mut covers = Covers::default();
+pub(crate) fn mask(
+    rootfs: &Rootfs,
+    paths: &[PathBuf],
+    label: Option<&str>,
+) -> Result<(), PathError> {
+    let mut covers = Covers {
+        label,
+        dir: None,
+        null: None,
+    };
     for path in paths {
         let Some(place) = existing(rootfs, path).map_err(|source| PathError::Mask {
             path: path.clone(),
@@ -72,22 +80,29 @@ fn existing(rootfs: &Rootfs, path: &Path) -> io::Result<Option<OwnedFd>> {
 
 /// What paths are covered with. The first cover of each kind is attached as it was made, the next
 /// are clones of it: one superblock serves all directories, and takes its time to die only once.
-#[derive(Default)]
-struct Covers {
+struct Covers<'a> {
+    /// `linux.mountLabel`.
+    label: Option<&'a str>,
     dir: Option<OwnedFd>,
     null: Option<OwnedFd>,
 }
 
-impl Covers {
+impl Covers<'_> {
     fn put(&mut self, place: &OwnedFd) -> io::Result<()> {
-        let (cover, make): (_, fn() -> io::Result<OwnedFd>) = match file_type(place)? {
-            FileType::Directory => (&mut self.dir, empty_read_only),
-            _ => (&mut self.null, null_device),
+        let is_dir = file_type(place)? == FileType::Directory;
+        let cover = if is_dir {
+            &mut self.dir
+        } else {
+            &mut self.null
         };
         match cover {
             Some(attached) => attach(&clone_mount(attached)?, place),
             None => {
-                let first = make()?;
+                let first = if is_dir {
+                    empty_read_only(self.label)?
+                } else {
+                    null_device()?
+                };
                 attach(&first, place)?;
                 *cover = Some(first);
                 Ok(())

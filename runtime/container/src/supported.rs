@@ -2,7 +2,8 @@
 
 use runvm_oci::{NamespaceKind, Plan, Process};
 
-use crate::namespaces::{Source, source};
+use crate::namespaces::{self, Arrangement, Source, source};
+use crate::security;
 
 /// A part of the plan that the engine does not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +11,22 @@ pub enum Unsupported {
     /// A field of config.json that is not acted on yet.
     #[error("{0} is not supported yet")]
     Field(String),
+    /// A profile or label for a security module that the host does not run.
+    #[error("{field} needs {module}, which is not enabled on this host")]
+    SecurityModule {
+        /// The field of config.json.
+        field: String,
+        /// The security module.
+        module: &'static str,
+    },
+    /// A sysctl of a namespace that is joined and is the caller's own.
+    #[error("linux.sysctl.{name} would change the host: the {} namespace to join is the runtime's own", kind.word())]
+    OwnNamespace {
+        /// The sysctl.
+        name: String,
+        /// Which namespace.
+        kind: NamespaceKind,
+    },
     /// A field that changes mounts, where the host's own mounts would be meant.
     #[error("{0} needs a mount namespace in linux.namespaces")]
     NeedsMountNamespace(&'static str),
@@ -18,19 +35,28 @@ pub enum Unsupported {
 /// Refuses a container that could only be made in part.
 pub(crate) fn check(plan: &Plan) -> Result<(), Unsupported> {
     check_process(&plan.process, "process.")?;
-    let refused = [
-        (plan.mount_label.is_some(), "linux.mountLabel"),
-        (plan.intel_rdt.is_some(), "linux.intelRdt"),
-        (plan.memory_policy.is_some(), "linux.memoryPolicy"),
-        (!plan.net_devices.is_empty(), "linux.netDevices"),
-    ];
-    first(&refused)?;
-    for (i, mount) in plan.mounts.iter().enumerate() {
-        if mount.idmap.is_some() {
-            return Err(Unsupported::Field(format!("mounts[{i}]: an id mapping")));
-        }
+    if plan.mount_label.is_some() && !security::selinux_is_enabled() {
+        return Err(absent("linux.mountLabel", "SELinux"));
     }
     check_mount_namespace(plan)
+}
+
+/// Refuses sysctls that only seem to be the container's own. To be asked by the caller, whose own
+/// namespaces are meant.
+pub(crate) fn check_sysctl(plan: &Plan, arrangement: &Arrangement) -> Result<(), Unsupported> {
+    for joined in &arrangement.joined {
+        let mut names = plan.sysctl.keys();
+        let of_kind = |name: &&String| runvm_oci::sysctl_namespace(name) == Some(joined.kind);
+        if let Some(name) = names.find(of_kind)
+            && namespaces::is_own(joined)
+        {
+            return Err(Unsupported::OwnNamespace {
+                name: name.clone(),
+                kind: joined.kind,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The same for a further process.
@@ -53,14 +79,20 @@ fn asks_agent(plan: &Plan) -> bool {
 }
 
 fn check_process(process: &Process, prefix: &str) -> Result<(), Unsupported> {
-    let refused = [
-        (process.apparmor_profile.is_some(), "apparmorProfile"),
-        (process.selinux_label.is_some(), "selinuxLabel"),
-    ];
-    first(&refused).map_err(|error| match error {
-        Unsupported::Field(field) => Unsupported::Field(format!("{prefix}{field}")),
-        other => other,
-    })
+    if process.apparmor_profile.is_some() && !security::apparmor_is_enabled() {
+        return Err(absent(&format!("{prefix}apparmorProfile"), "AppArmor"));
+    }
+    if process.selinux_label.is_some() && !security::selinux_is_enabled() {
+        return Err(absent(&format!("{prefix}selinuxLabel"), "SELinux"));
+    }
+    Ok(())
+}
+
+fn absent(field: &str, module: &'static str) -> Unsupported {
+    Unsupported::SecurityModule {
+        field: field.to_owned(),
+        module,
+    }
 }
 
 fn first(refused: &[(bool, &str)]) -> Result<(), Unsupported> {

@@ -74,6 +74,11 @@ impl Terminal {
         Ok(Self { master, slave })
     }
 
+    /// The end the program gets.
+    pub(crate) fn slave(&self) -> &OwnedFd {
+        &self.slave
+    }
+
     /// Binds it to /dev/console.
     pub(crate) fn bind_console(&self, rootfs: &Rootfs) -> Result<(), TerminalError> {
         let bind = || -> io::Result<()> {

@@ -95,6 +95,27 @@ pub(crate) fn cleaned(path: &str) -> PathBuf {
     PathBuf::from(format!("/{}", kept.join("/")))
 }
 
+/// Numbers below `max` of a list as in cpuset(7), "List format", without strides.
+pub(crate) fn number_list(list: &str, max: u32) -> Option<Vec<u32>> {
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < max);
+    // Marked, not collected: a long list of wide ranges must not take memory.
+    let mut named = vec![false; max as usize];
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return None;
+        }
+        named[first as usize..=last as usize].fill(true);
+    }
+    let numbers = (0..).zip(named);
+    Some(
+        numbers
+            .filter_map(|(number, named)| named.then_some(number))
+            .collect(),
+    )
+}
+
 /// Checks entries of an environment: `NAME=value`.
 pub(crate) fn environment(field: &str, values: &[String]) -> Result<(), ConfigError> {
     for (i, value) in values.iter().enumerate() {
@@ -134,6 +155,14 @@ mod tests {
             ("../..", "/"),
         ] {
             assert_eq!(cleaned(path), PathBuf::from(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_number_list_is_numbers_and_ranges() {
+        assert_eq!(number_list("0-2,7,1", 8), Some(vec![0, 1, 2, 7]));
+        for list in ["", "a", "1-", "-1", "3-1", "1,,2", "8", "0-99999999"] {
+            assert_eq!(number_list(list, 8), None, "{list}");
         }
     }
 

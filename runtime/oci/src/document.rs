@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    LinuxIOPriority, LinuxIntelRdt, LinuxMemoryPolicy, LinuxNetDevice, LinuxPersonality,
-    LinuxResources, LinuxSchedulerPolicy, LinuxSeccomp, LinuxTimeOffset,
+    LinuxIOPriority, LinuxIntelRdt, LinuxNetDevice, LinuxPersonality, LinuxResources,
+    LinuxSchedulerPolicy, LinuxSeccomp, LinuxTimeOffset,
 };
 use serde::Deserialize;
 
@@ -165,7 +165,7 @@ pub(crate) struct Linux {
     pub(crate) readonly_paths: Option<Vec<String>>,
     pub(crate) mount_label: Option<String>,
     pub(crate) intel_rdt: Option<LinuxIntelRdt>,
-    pub(crate) memory_policy: Option<LinuxMemoryPolicy>,
+    pub(crate) memory_policy: Option<crate::memory_policy::Document>,
     pub(crate) personality: Option<LinuxPersonality>,
     pub(crate) time_offsets: Option<BTreeMap<String, LinuxTimeOffset>>,
 }

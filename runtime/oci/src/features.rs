@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{CAPABILITY_NAMES, NamespaceKind, known_mount_options};
+use crate::{CAPABILITY_NAMES, NamespaceKind, known_mount_options, memory_policy};
 
 /// The first and the last version of the specification that is understood.
 const OCI_VERSION_MIN: &str = "1.0.0";
@@ -31,9 +31,13 @@ pub fn features() -> Value {
             "seccomp": seccomp(),
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": {
+                "modes": memory_policy::MODES.as_slice(),
+                "flags": memory_policy::FLAGS.map(|(name, _)| name),
+            },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false },
+            "netDevices": { "enabled": true },
         },
         "annotations": { "dev.runvm.version": env!("CARGO_PKG_VERSION") },
         // Who may set these chooses how a container is isolated, so engines must not let
@@ -69,6 +73,24 @@ fn seccomp() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_engine_does_is_said() {
+        let linux = features()["linux"].take();
+        for pointer in [
+            "/apparmor/enabled",
+            "/selinux/enabled",
+            "/intelRdt/enabled",
+            "/intelRdt/schemata",
+            "/intelRdt/monitoring",
+            "/mountExtensions/idmap/enabled",
+            "/netDevices/enabled",
+        ] {
+            assert_eq!(linux.pointer(pointer), Some(&json!(true)), "{pointer}");
+        }
+        assert_eq!(linux["memoryPolicy"]["modes"][2], "MPOL_BIND");
+        assert_eq!(linux["memoryPolicy"]["flags"][2], "MPOL_F_STATIC_NODES");
+    }
 
     #[test]
     fn the_document_is_one_that_engines_can_read() {

@@ -21,6 +21,12 @@ impl NamespaceKind {
         ("user", Self::User),
         ("uts", Self::Uts),
     ];
+
+    /// Its name in config.json.
+    pub fn word(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, kind)| *kind == self);
+        found.map_or("", |(name, _)| name)
+    }
 }
 
 impl Namespaces {

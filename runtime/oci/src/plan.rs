@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use oci_spec::runtime::{
-    LinuxDeviceCgroup, LinuxDeviceType, LinuxIOPriority, LinuxIntelRdt, LinuxMemoryPolicy,
-    LinuxNetDevice, LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxTimeOffset, Scheduler,
+    LinuxDeviceCgroup, LinuxDeviceType, LinuxIOPriority, LinuxIntelRdt, LinuxNetDevice,
+    LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxTimeOffset, Scheduler,
 };
 
 /// A bundle's configuration, checked: what is here can be acted on without asking again.
@@ -55,7 +55,7 @@ pub struct Plan {
     /// `linux.intelRdt`.
     pub intel_rdt: Option<LinuxIntelRdt>,
     /// `linux.memoryPolicy`.
-    pub memory_policy: Option<LinuxMemoryPolicy>,
+    pub memory_policy: Option<MemoryPolicy>,
     /// `linux.netDevices`, by name on the host.
     pub net_devices: BTreeMap<String, LinuxNetDevice>,
     /// `hooks`.
@@ -321,6 +321,17 @@ pub struct Idmap {
     pub uid_mappings: Vec<IdMapping>,
     /// `gidMappings` of the mount; empty means those of the container.
     pub gid_mappings: Vec<IdMapping>,
+}
+
+/// `linux.memoryPolicy`, in the numbers of set_mempolicy(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`.
+    pub mode: i32,
+    /// `MPOL_F_*`.
+    pub flags: i32,
+    /// Numbers of NUMA nodes.
+    pub nodes: Vec<u32>,
 }
 
 /// `hooks`, by the point at which they run.

@@ -288,7 +288,7 @@ fn scheduler_flags(names: Vec<String>) -> Result<Vec<LinuxSchedulerFlag>, Config
 fn cpu_affinity(affinity: document::CpuAffinity) -> Result<CpuAffinity, ConfigError> {
     let list = |field: &str, list: Option<String>| match list.filter(|list| !list.is_empty()) {
         None => Ok(None),
-        Some(list) => match cpu_list(&list) {
+        Some(list) => match check::number_list(&list, CPUS_MAX) {
             Some(cpus) => Ok(Some(cpus)),
             None => check::refuse(
                 format_args!("process.execCPUAffinity.{field}"),
@@ -301,38 +301,4 @@ fn cpu_affinity(affinity: document::CpuAffinity) -> Result<CpuAffinity, ConfigEr
         initial: list("initial", affinity.initial)?,
         r#final: list("final", affinity.r#final)?,
     })
-}
-
-/// Numbers of a list as in cpuset(7), "List format", without strides.
-fn cpu_list(list: &str) -> Option<Vec<u32>> {
-    let number = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu < CPUS_MAX);
-    // Marked, not collected: a long list of wide ranges must not take memory.
-    let mut named = [false; CPUS_MAX as usize];
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last {
-            return None;
-        }
-        named[first as usize..=last as usize].fill(true);
-    }
-    Some(
-        (0..)
-            .zip(named)
-            .filter_map(|(cpu, named)| named.then_some(cpu))
-            .collect(),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cpu_list_is_numbers_and_ranges() {
-        assert_eq!(cpu_list("0-2,7,1"), Some(vec![0, 1, 2, 7]));
-        for list in ["", "a", "1-", "-1", "3-1", "1,,2", "8192", "0-99999999"] {
-            assert_eq!(cpu_list(list), None, "{list}");
-        }
-    }
 }

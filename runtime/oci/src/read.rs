@@ -11,8 +11,8 @@ use serde_json::error::Category;
 use crate::document::{self, Document};
 use crate::namespace::Namespaces;
 use crate::{
-    ConfigError, Plan, Process, Propagation, Root, check, device, hook, mount, mount_option,
-    namespace, process, resources, sysctl, vm,
+    ConfigError, Plan, Process, Propagation, Root, check, device, hook, memory_policy, mount,
+    mount_option, namespace, process, resources, sysctl, vm,
 };
 
 /// The largest config.json read, in bytes. Real ones are some tens of kilobytes.
@@ -186,8 +186,11 @@ fn plan(document: Document, bundle: &Path) -> Result<Plan, ConfigError> {
         mount_label: check::optional_text(format_args!("linux.mountLabel"), linux.mount_label)?,
         personality: linux.personality,
         time_offsets: namespace::time_offsets(linux.time_offsets, &namespaces)?,
-        intel_rdt: linux.intel_rdt,
-        memory_policy: linux.memory_policy,
+        intel_rdt: linux.intel_rdt.map(intel_rdt).transpose()?,
+        memory_policy: linux
+            .memory_policy
+            .map(memory_policy::checked)
+            .transpose()?,
         net_devices: namespace::net_devices(linux.net_devices, &namespaces)?,
         hooks: document
             .hooks
@@ -282,6 +285,24 @@ fn hidden_paths(
         });
     }
     Ok(paths)
+}
+
+/// The class's name becomes that of a directory.
+fn intel_rdt(rdt: crate::LinuxIntelRdt) -> Result<crate::LinuxIntelRdt, ConfigError> {
+    let field = format_args!("linux.intelRdt.closID");
+    let name = rdt.clos_id().as_deref().unwrap_or_default();
+    check::no_nul(field, name)?;
+    let is_taken = matches!(name, "." | ".." | "info" | "mon_groups" | "mon_data");
+    if is_taken || (name.contains('/') && name != "/") {
+        return check::refuse(field, name, "the name of a class of service, or \"/\"");
+    }
+    for (i, line) in rdt.schemata().iter().flatten().enumerate() {
+        if line.contains(['\n', '\0']) {
+            let field = format_args!("linux.intelRdt.schemata[{i}]").to_string();
+            return check::refuse(format_args!("{field}"), line, "one line of a schemata file");
+        }
+    }
+    Ok(rdt)
 }
 
 fn cgroups_path(path: Option<String>) -> Result<Option<String>, ConfigError> {

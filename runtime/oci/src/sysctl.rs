@@ -75,36 +75,41 @@ fn is_well_formed(dotted: &str) -> bool {
     !dotted.contains('\0') && dotted.contains('.') && dotted.split('.').all(is_name)
 }
 
-fn is_namespaced(name: &str, dotted: &str, namespaces: &Namespaces) -> Result<(), ConfigError> {
-    let of = |kind, needs| {
-        if namespaces.contains(kind) {
-            return Ok(());
-        }
-        Err(ConfigError::Needs {
-            field: format!("linux.sysctl.{name}"),
-            needs,
-        })
-    };
+/// The kind of namespace that has the sysctl `dotted` for itself, if any has.
+pub fn namespace(dotted: &str) -> Option<NamespaceKind> {
     if IPC.contains(&dotted) || dotted.starts_with("fs.mqueue.") {
-        return of(NamespaceKind::Ipc, "an ipc namespace in linux.namespaces");
+        return Some(NamespaceKind::Ipc);
     }
     if dotted.starts_with("net.") {
-        return of(
-            NamespaceKind::Network,
-            "a network namespace in linux.namespaces",
-        );
+        return Some(NamespaceKind::Network);
     }
-    match dotted {
-        "kernel.domainname" => of(NamespaceKind::Uts, "a uts namespace in linux.namespaces"),
-        "kernel.hostname" => check::refuse(
+    matches!(dotted, "kernel.domainname" | "kernel.hostname").then_some(NamespaceKind::Uts)
+}
+
+fn is_namespaced(name: &str, dotted: &str, namespaces: &Namespaces) -> Result<(), ConfigError> {
+    if dotted == "kernel.hostname" {
+        return check::refuse(
             format_args!("linux.sysctl"),
             name,
             "the host name in the field hostname",
-        ),
-        _ => check::refuse(
+        );
+    }
+    let Some(kind) = namespace(dotted) else {
+        return check::refuse(
             format_args!("linux.sysctl"),
             name,
             "a sysctl that a namespace of the container has for itself",
-        ),
+        );
+    };
+    if namespaces.contains(kind) {
+        return Ok(());
     }
+    Err(ConfigError::Needs {
+        field: format!("linux.sysctl.{name}"),
+        needs: match kind {
+            NamespaceKind::Ipc => "an ipc namespace in linux.namespaces",
+            NamespaceKind::Network => "a network namespace in linux.namespaces",
+            _ => "a uts namespace in linux.namespaces",
+        },
+    })
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use runvm_container::cgroup::{Cgroup, CgroupError, Location};
-use runvm_container::{HookError, Stdio};
-use runvm_oci::{ConfigError, Hook, Plan, Process, State, Status};
+use runvm_container::{HookError, ResctrlError, Stdio};
+use runvm_oci::{ConfigError, Hook, LinuxIntelRdt, Plan, Process, State, Status};
 use runvm_sys::PidFd;
 use rustix::event::Timespec;
 
@@ -181,6 +181,7 @@ pub fn create(
         directory: Some(&directory),
         cgroup: None,
         process: None,
+        intel_rdt: request.plan.intel_rdt.as_ref(),
     };
 
     let location = locate_cgroup(&request)?;
@@ -311,6 +312,7 @@ struct Unfinished<'a> {
     directory: Option<&'a Directory>,
     cgroup: Option<Cgroup>,
     process: Option<PidFd>,
+    intel_rdt: Option<&'a LinuxIntelRdt>,
 }
 
 impl Unfinished<'_> {
@@ -318,6 +320,7 @@ impl Unfinished<'_> {
     fn keep(mut self) -> Option<PidFd> {
         self.directory = None;
         self.cgroup = None;
+        self.intel_rdt = None;
         self.process.take()
     }
 }
@@ -336,6 +339,9 @@ impl Drop for Unfinished<'_> {
             let _ = cgroup.delete();
         }
         if let Some(directory) = self.directory {
+            if let Some(asked) = self.intel_rdt {
+                let _ = runvm_container::remove_resctrl(asked, directory.id());
+            }
             let _ = directory.remove();
         }
     }
@@ -492,6 +498,14 @@ pub enum DeleteError {
         id: String,
         /// What failed.
         source: BackendError,
+    },
+    /// Its resctrl class could not be removed.
+    #[error("cannot remove the resctrl class of container {id:?}")]
+    Resctrl {
+        /// The container.
+        id: String,
+        /// What failed.
+        source: ResctrlError,
     },
     /// Its cgroup could not be removed.
     #[error("cannot remove the cgroup of container {id:?}")]
@@ -745,7 +759,17 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             source,
         })?;
     }
-    let hooks = container.plan().map(|plan| plan.hooks.poststop);
+    let plan = container.plan();
+    if let Ok(plan) = &plan
+        && let Some(asked) = &plan.intel_rdt
+    {
+        let removed = runvm_container::remove_resctrl(asked, id);
+        removed.map_err(|source| DeleteError::Resctrl {
+            id: id.to_owned(),
+            source,
+        })?;
+    }
+    let hooks = plan.map(|plan| plan.hooks.poststop);
     container.directory.remove()?;
     drop(lock);
     Ok(run_poststop(&container, hooks))

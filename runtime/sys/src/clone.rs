@@ -17,7 +17,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use crate::PidFd;
 
 // libc types these per function; clone3 wants them as bits of one 64-bit word (linux/sched.h).
-const CLONE_PIDFD: u64 = 0x0000_1000;
+pub(crate) const CLONE_PIDFD: u64 = 0x0000_1000;
 const CLONE_PARENT: u64 = 0x0000_8000;
 const CLONE_NEWTIME: u32 = 0x0000_0080;
 /// A new user namespace.
@@ -395,9 +395,9 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 /// Layout: `struct clone_args`, third version (linux/sched.h).
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
+pub(crate) struct CloneArgs {
     flags: u64,
-    pidfd: u64,
+    pub(crate) pidfd: u64,
     child_tid: u64,
     parent_tid: u64,
     exit_signal: u64,
@@ -409,7 +409,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-fn clone_args(flags: u64) -> CloneArgs {
+pub(crate) fn clone_args(flags: u64) -> CloneArgs {
     CloneArgs {
         flags,
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
@@ -420,7 +420,7 @@ fn clone_args(flags: u64) -> CloneArgs {
 /// # Safety
 /// The child, for which this returns 0, may only make system calls: other threads of the parent
 /// do not exist in it, and the locks they held stay held.
-unsafe fn clone3(args: &CloneArgs) -> i64 {
+pub(crate) unsafe fn clone3(args: &CloneArgs) -> i64 {
     // SAFETY: `args` has the kernel's layout and its size is passed; without CLONE_VM and with no
     // stack the child goes on in its own copy of this very stack.
     unsafe {

@@ -262,6 +262,20 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Whether the kernel has killed a process of the cgroup for exceeding its memory limit.
+    pub fn has_oom_killed(&self) -> bool {
+        let Some(place) = self.place_of("memory").or(self.unified()) else {
+            return false;
+        };
+        let file = match place.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        let text = place.read(file).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.is_some_and(|count| count.trim() != "0")
+    }
+
     fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         let place = self.freezer()?;
         processes::set_frozen(place, frozen).map_err(|source| CgroupError::Freeze {

@@ -20,7 +20,7 @@ use crate::rootfs::Rootfs;
 use crate::seccomp::{self, Filter};
 use crate::start::{self, Release};
 use crate::terminal::Terminal;
-use crate::{ChildError, credentials, devices, hooks, limits, paths, root, sysctl};
+use crate::{ChildError, credentials, devices, hooks, limits, paths, root, security, sysctl};
 
 const DEFAULT_UMASK: u32 = 0o022;
 
@@ -75,6 +75,9 @@ impl Init<'_> {
         enter_cgroups(&self.order.tasks)?;
         self.enter_namespaces()?;
         limits::set_priorities(&self.proc_fs, process)?;
+        if let Some(policy) = &self.plan.memory_policy {
+            limits::set_memory_policy(policy.mode | policy.flags, &policy.nodes)?;
+        }
         limits::raise_rlimits(&process.rlimits)?;
         hide()?;
         start_session()?;
@@ -90,6 +93,7 @@ impl Init<'_> {
         if let Some(personality) = &self.plan.personality {
             limits::set_personality(personality)?;
         }
+        security::prepare(&self.proc_fs, process)?;
         give_streams(process.user.uid);
         let changed = process::change_directory(&process.cwd)?;
         let keep =
@@ -149,11 +153,13 @@ impl Init<'_> {
         }
         let name = std::ffi::CString::new(format!("_ses.{}", self.order.id));
         let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
-        match runvm_sys::keyring::join_session(&name) {
-            // A kernel without keyrings has none to inherit.
-            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
-            result => result.map_err(InitError::Keyring),
-        }
+        security::with_key_label(&self.proc_fs, &self.plan.process, || {
+            match runvm_sys::keyring::join_session(&name) {
+                // A kernel without keyrings has none to inherit.
+                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+                result => result.map_err(InitError::Keyring),
+            }
+        })
     }
 
     fn name_host(&self) -> Result<(), InitError> {
@@ -186,7 +192,7 @@ impl Init<'_> {
         devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
         self.set_up_terminal(control, &rootfs)?;
         self.run_hooks_before_root(control)?;
-        paths::mask(&rootfs, &plan.masked_paths)?;
+        paths::mask(&rootfs, &plan.masked_paths, plan.mount_label.as_deref())?;
         paths::make_read_only(&rootfs, &plan.readonly_paths)?;
         mounts::make_read_only(&later)?;
         if self.order.no_pivot {
@@ -207,6 +213,7 @@ impl Init<'_> {
             proc_fs: &self.proc_fs,
             control,
             user_namespace: source(self.plan, NamespaceKind::User) != Source::Runtime,
+            label: self.plan.mount_label.as_deref(),
             cgroup_namespace: source(self.plan, NamespaceKind::Cgroup) != Source::Runtime,
         }
     }
@@ -224,6 +231,7 @@ impl Init<'_> {
             return Ok(());
         }
         let terminal = Terminal::open(rootfs, &self.plan.process)?;
+        security::label_terminal(terminal.slave(), self.plan.mount_label.as_deref())?;
         terminal.bind_console(rootfs)?;
         super::joined::adopt_terminal(control, terminal)
     }

@@ -15,7 +15,7 @@ use crate::process::{self, Changed, Program};
 use crate::rootfs::Rootfs;
 use crate::seccomp::{self, Filter};
 use crate::terminal::Terminal;
-use crate::{credentials, limits, namespaces};
+use crate::{credentials, limits, namespaces, security};
 
 const DEFAULT_UMASK: u32 = 0o022;
 const CLONE_NEWUSER: u32 = 0x1000_0000;
@@ -31,6 +31,8 @@ pub(super) fn run(
     hide()?;
     let mut process = Process::parse(process)?;
     process.capabilities = process.capabilities.or(order.capabilities.map(unpack));
+    process.apparmor_profile = process.apparmor_profile.or(order.apparmor_profile.clone());
+    process.selinux_label = process.selinux_label.or(order.selinux_label.clone());
     let proc_fs = ProcFs::open()?;
     enter(&order, &process, &proc_fs)?;
     if process.terminal {
@@ -66,6 +68,9 @@ fn enter(order: &ExecOrder, process: &Process, proc_fs: &ProcFs) -> Result<(), I
         limits::set_affinity(cpus)?;
     }
     limits::set_priorities(proc_fs, process)?;
+    if let Some((mode, nodes)) = &order.memory_policy {
+        limits::set_memory_policy(*mode, nodes)?;
+    }
     limits::raise_rlimits(&process.rlimits)?;
     start_session()?;
     namespaces::join_process(&take(order.target)?, order.join).map_err(InitError::Join)?;
@@ -83,6 +88,7 @@ fn take_on(
     umask(Mode::from_raw_mode(
         process.user.umask.unwrap_or(DEFAULT_UMASK),
     ));
+    security::prepare(proc_fs, process)?;
     give_streams(process.user.uid);
     let changed = process::change_directory(&process.cwd)?;
     let no_new_privileges = process.no_new_privileges || order.no_new_privileges;

@@ -23,6 +23,7 @@ use crate::process::ProgramError;
 use crate::root::RootError;
 use crate::seccomp::listener::ListenerError;
 use crate::seccomp::{LoadError, SeccompError};
+use crate::security::SecurityError;
 use crate::sysctl::SysctlError;
 use crate::terminal::TerminalError;
 use crate::{ChildError, Unsupported};
@@ -83,6 +84,8 @@ pub(crate) enum InitError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     #[error(transparent)]

@@ -17,6 +17,7 @@ use crate::rootfs::file_type;
 impl Mounts<'_> {
     pub(super) fn bind(
         &mut self,
+        index: usize,
         mount: &Mount,
         from: &Path,
         recursive: bool,
@@ -26,7 +27,13 @@ impl Mounts<'_> {
             target: mount.destination.clone(),
             source,
         };
-        let detached = self.source(from, recursive).map_err(failed)?;
+        let detached = if mount.idmap.is_some() {
+            // Only who has privileges over the file system maps its ids.
+            self.ask_for(index, from, recursive)
+        } else {
+            self.source(index, from, recursive)
+        };
+        let detached = detached.map_err(failed)?;
         let place = match file_type(&detached).map_err(failed)? {
             FileType::Directory => self.target_dir(&mount.destination)?,
             _ => self.target_file(&mount.destination)?,
@@ -36,21 +43,25 @@ impl Mounts<'_> {
 
     /// A detached clone of what is to be bound; made by the caller where the root of the user
     /// namespace, who is an ordinary user of the host, may not go.
-    fn source(&mut self, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    fn source(&mut self, index: usize, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
         match clone_of(from, recursive) {
             Err(error)
                 if self.user_namespace && error.kind() == io::ErrorKind::PermissionDenied =>
             {
-                self.ask_for(from, recursive)
+                self.ask_for(index, from, recursive)
             }
             cloned => cloned,
         }
     }
 
-    fn ask_for(&mut self, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    fn ask_for(&mut self, index: usize, from: &Path, recursive: bool) -> io::Result<OwnedFd> {
         let path = from.to_owned();
-        self.control
-            .send(&Word::Source { path, recursive }, &[], &[])?;
+        let word = Word::Source {
+            path,
+            recursive,
+            index,
+        };
+        self.control.send(&word, &[], &[])?;
         let answer = self.control.receive::<SourceAnswer>()?;
         let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
         match answer.message.errno {

@@ -79,7 +79,7 @@ impl Mounts<'_> {
             target: mount.destination.clone(),
             source,
         };
-        let frame = tmpfs().map_err(|errno| failed("tmpfs", errno.into()))?;
+        let frame = tmpfs(self.label).map_err(|errno| failed("tmpfs", errno.into()))?;
         let attr = MountAttr::new(NOSUID | NODEV | NOEXEC, 0);
         mount_attr::set(frame.as_fd(), Reach::Mount, attr)
             .and_then(|()| root::attach(&frame, place))
@@ -143,9 +143,12 @@ fn bound(hierarchy: &Path, own: &Membership) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, hierarchy.join(&own.path), flags)?)
 }
 
-fn tmpfs() -> rustix::io::Result<OwnedFd> {
+fn tmpfs(label: Option<&str>) -> rustix::io::Result<OwnedFd> {
     let context = open("tmpfs")?;
     fsconfig_set_string(context.as_fd(), "mode", "0755")?;
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     mounted(&context)
 }
 

@@ -15,6 +15,7 @@ use rustix::mount::{
 
 use super::{Later, MountError, Mounts};
 use crate::rootfs::found;
+use crate::security::label_file;
 
 impl Mounts<'_> {
     pub(super) fn file_system(
@@ -37,7 +38,15 @@ impl Mounts<'_> {
             mount.superblock_flags.retain(|(flag, _)| *flag != "ro");
         }
         inherit_mode(&mut mount, fstype, existing.as_ref());
+        add_label(&mut mount, fstype, self.label);
         let detached = detached(fstype, source, &mount)?;
+        // It does not take the option.
+        if let (Some(label), "mqueue") = (self.label, fstype) {
+            label_file(&detached, label).map_err(|source| MountError::Label {
+                target: mount.destination.clone(),
+                source,
+            })?;
+        }
         if mount.copy_up && existing.is_some() {
             super::copy_up::copy(place, &detached).map_err(|source| MountError::CopyUp {
                 target: mount.destination.clone(),
@@ -86,6 +95,17 @@ fn inherit_mode(mount: &mut Mount, fstype: &str, existing: Option<&OwnedFd>) {
     if let Ok(stat) = fstat(place) {
         let mode = format!("{:o}", stat.st_mode & 0o7777);
         mount.data.push(("mode".into(), Some(mode)));
+    }
+}
+
+/// Labels a file system that does not have the labels of the kernel's policy (selinux(8)).
+fn add_label(mount: &mut Mount, fstype: &str, label: Option<&str>) {
+    let has_own = mount.data.iter().any(|(key, _)| key.ends_with("context"));
+    let (Some(label), false) = (label, has_own) else {
+        return;
+    };
+    if !matches!(fstype, "proc" | "sysfs" | "mqueue") {
+        mount.data.push(("context".into(), Some(label.into())));
     }
 }
 
@@ -144,11 +164,14 @@ pub(super) fn mounted(context: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 }
 
 /// An empty directory that nobody can write to, mounted nowhere yet.
-pub(crate) fn empty_read_only() -> io::Result<OwnedFd> {
+pub(crate) fn empty_read_only(label: Option<&str>) -> io::Result<OwnedFd> {
     let context = open("tmpfs")?;
     fsconfig_set_string(context.as_fd(), "mode", "0555")?;
     fsconfig_set_string(context.as_fd(), "nr_inodes", "1")?;
     fsconfig_set_flag(context.as_fd(), "ro")?;
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -58,6 +58,8 @@ pub(crate) enum MountError {
     Attributes { target: PathBuf, source: io::Error },
     #[error("cannot set the propagation of the mount at {}", target.display())]
     Propagation { target: PathBuf, source: io::Error },
+    #[error("cannot give the mount at {} linux.mountLabel", target.display())]
+    Label { target: PathBuf, source: io::Error },
     #[error("cannot attach the mount at {}", target.display())]
     Attach { target: PathBuf, source: io::Error },
 }
@@ -70,6 +72,8 @@ pub(crate) struct Mounts<'a> {
     pub(crate) control: &'a mut Control,
     /// Whether the container has a user namespace.
     pub(crate) user_namespace: bool,
+    /// `linux.mountLabel`, for file systems that are the container's own.
+    pub(crate) label: Option<&'a str>,
     /// Whether the process is in a cgroup namespace of the container.
     pub(crate) cgroup_namespace: bool,
 }
@@ -84,19 +88,19 @@ impl Mounts<'_> {
     /// Makes them in their order.
     pub(crate) fn make(&mut self, mounts: &[Mount]) -> Result<Vec<Later>, MountError> {
         let mut later = Vec::new();
-        for mount in mounts {
+        for (index, mount) in mounts.iter().enumerate() {
             if mount.destination.parent().is_none() {
                 return Err(MountError::OverRoot);
             }
-            later.extend(self.make_one(mount)?);
+            later.extend(self.make_one(index, mount)?);
         }
         Ok(later)
     }
 
-    fn make_one(&mut self, mount: &Mount) -> Result<Option<Later>, MountError> {
+    fn make_one(&mut self, index: usize, mount: &Mount) -> Result<Option<Later>, MountError> {
         match &mount.kind {
             MountKind::Bind { source, recursive } => {
-                self.bind(mount, source, *recursive)?;
+                self.bind(index, mount, source, *recursive)?;
                 Ok(None)
             }
             MountKind::FileSystem { fstype, source } => {

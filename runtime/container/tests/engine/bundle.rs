@@ -55,6 +55,11 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// What `spec` gives, with a busybox rootfs, running a shell script.
     pub(crate) fn shell(script: &str) -> Self {
+        Self::shell_from(&runvm_oci::default_config(None), script)
+    }
+
+    /// As [`Bundle::shell`], from another configuration.
+    pub(crate) fn shell_from(config: &str, script: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("runvm-engine-{}-{count}", std::process::id()));
@@ -65,7 +70,7 @@ impl Bundle {
         for applet in APPLETS {
             symlink("busybox", bin.join(applet)).unwrap();
         }
-        let mut config: Value = serde_json::from_str(&runvm_oci::default_config(None)).unwrap();
+        let mut config: Value = serde_json::from_str(config).unwrap();
         config["process"]["args"] = json!(["sh", "-c", script]);
         config["process"]["terminal"] = json!(false);
         config["process"]["env"] = json!(["PATH=/bin"]);

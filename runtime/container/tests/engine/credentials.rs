@@ -12,11 +12,14 @@ crate::tests![
     groups_user_and_umask_are_those_of_the_plan,
     capabilities_are_those_of_the_plan,
     ambient_capabilities_reach_an_ordinary_user,
+    the_default_configuration_starts_without_a_warning,
     what_the_runtime_lacks_is_left_out_with_a_warning,
     no_new_privileges_is_set,
     limits_are_lowered_even_below_what_the_set_up_needs,
     home_comes_from_the_containers_passwd,
     the_score_for_the_oom_killer_is_set,
+    a_memory_policy_holds_for_the_program_and_what_is_executed_beside_it,
+    a_memory_policy_that_cannot_be_is_told,
     the_working_directory_may_be_its_users_alone,
     streams_are_given_to_the_user,
 ];
@@ -64,6 +67,19 @@ fn ambient_capabilities_reach_an_ordinary_user() {
         output,
         "CapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n"
     );
+}
+
+fn the_default_configuration_starts_without_a_warning() {
+    // It asks for ambient capabilities that are not inheritable.
+    let bundle = Bundle::shell("grep CapAmb /proc/self/status");
+    assert_eq!(
+        bundle.config["process"]["capabilities"]["ambient"][0],
+        "CAP_AUDIT_WRITE"
+    );
+    let container = bundle.create().unwrap();
+    assert_eq!(container.created.warnings, Vec::<String>::new());
+    container.start();
+    assert_eq!(container.finish().1, "CapAmb:\t0000000000000000\n");
 }
 
 fn what_the_runtime_lacks_is_left_out_with_a_warning() {
@@ -122,6 +138,32 @@ fn the_score_for_the_oom_killer_is_set() {
     let bundle =
         Bundle::shell("cat /proc/self/oom_score_adj").set("/process/oomScoreAdj", json!(higher));
     assert_eq!(bundle.run(), format!("{higher}\n"));
+}
+
+fn a_memory_policy_holds_for_the_program_and_what_is_executed_beside_it() {
+    let policy = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+    let bundle = Bundle::shell("exec sleep 100").set("/linux/memoryPolicy", policy);
+    let container = bundle.create().unwrap();
+    container.start();
+    // The policy of a stack is that of its thread (numa(7)).
+    let output = container.run("for p in 1 self; do grep stack /proc/$p/numa_maps; done");
+    assert_eq!(output.matches(" bind=static:0 ").count(), 2, "{output}");
+    assert!(
+        Bundle::shell("grep stack /proc/self/numa_maps")
+            .run()
+            .contains(" default ")
+    );
+}
+
+fn a_memory_policy_that_cannot_be_is_told() {
+    let policy = json!({"mode": "MPOL_BIND", "nodes": "1023"});
+    let error = Bundle::shell("true")
+        .set("/linux/memoryPolicy", policy)
+        .error();
+    assert!(
+        error.ends_with("cannot set linux.memoryPolicy: invalid argument"),
+        "{error}"
+    );
 }
 
 fn the_working_directory_may_be_its_users_alone() {

@@ -17,6 +17,7 @@ crate::tests![
     a_missing_working_directory_is_told,
     a_ceiling_that_cannot_be_raised_names_the_limit,
     what_is_not_supported_is_refused_by_name,
+    a_class_of_service_is_refused_where_there_are_none,
     a_container_without_mount_namespace_mounts_nothing,
 ];
 
@@ -102,9 +103,23 @@ fn a_ceiling_that_cannot_be_raised_names_the_limit() {
 }
 
 fn what_is_not_supported_is_refused_by_name() {
-    let bundle = Bundle::shell("").set("/process/apparmorProfile", json!("x"));
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    let bundle = Bundle::shell("").set("/linux/seccomp", profile);
     let error = bundle.error();
-    assert_eq!(error, "process.apparmorProfile is not supported yet");
+    assert_eq!(error, "linux.seccomp is not supported yet");
+}
+
+fn a_class_of_service_is_refused_where_there_are_none() {
+    if std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
+        println!("skipped: resctrl is mounted");
+        return;
+    }
+    let bundle = Bundle::shell("true").set("/linux/intelRdt", json!({"closID": "x"}));
+    assert_eq!(
+        bundle.error(),
+        "cannot put the container into its resctrl class: linux.intelRdt needs the resctrl file \
+         system mounted at /sys/fs/resctrl"
+    );
 }
 
 fn a_container_without_mount_namespace_mounts_nothing() {

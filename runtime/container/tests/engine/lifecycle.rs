@@ -23,6 +23,7 @@ crate::tests![
     a_terminal_is_console_and_controlling_terminal,
     a_container_is_made_from_a_threaded_process,
     the_cgroup_is_entered,
+    a_process_that_its_memory_limit_kills_is_told,
     signals_are_as_a_program_expects_them,
     many_containers_leave_nothing,
 ];
@@ -229,6 +230,38 @@ fn the_cgroup_is_entered() {
     );
     // Its own namespace hides where it is.
     assert!(inside.lines().all(|line| line.ends_with(":/")), "{inside}");
+}
+
+fn a_process_that_its_memory_limit_kills_is_told() {
+    let name = format!("runvm-engine-oom-{}", std::process::id());
+    let bundle = Bundle::shell("true").set(
+        "/linux/resources",
+        json!({"memory": {"limit": 64 << 10, "swap": 64 << 10}}),
+    );
+    let (plan, _) = bundle.plan();
+    let cgroup = match runvm_container::cgroup::Cgroup::create(Some(&name), &name, &plan.resources)
+    {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            println!(
+                "skipped: no such cgroup can be made here: {}",
+                chain(&error)
+            );
+            return;
+        }
+    };
+    let outcome = bundle
+        .create_with(&With {
+            cgroup: Some(&cgroup),
+            ..With::default()
+        })
+        .map(drop);
+    cgroup.delete().unwrap();
+    assert_eq!(
+        outcome.unwrap_err().to_string(),
+        "container init was OOM-killed (memory limit too low?)"
+    );
+    assert!(!bundle.dir.join("state/start.sock").exists());
 }
 
 fn signals_are_as_a_program_expects_them() {

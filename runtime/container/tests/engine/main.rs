@@ -8,10 +8,14 @@ mod bundle;
 mod credentials;
 mod errors;
 mod exec;
+mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod rootless;
 mod seccomp;
+mod security;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -28,6 +32,9 @@ pub(crate) use tests;
 
 fn main() {
     runvm_container::run_hidden_entry();
+    if std::env::args().nth(1).as_deref() == Some(rootless::AS_USER) {
+        return run(rootless::UNPRIVILEGED.iter());
+    }
     if let Some(why) = bundle::cannot_run() {
         println!("skipped: {why}");
         return;
@@ -37,8 +44,12 @@ fn main() {
         lifecycle::TESTS,
         exec::TESTS,
         mounts::TESTS,
+        idmap::TESTS,
         namespaces::TESTS,
         credentials::TESTS,
+        net_devices::TESTS,
+        rootless::TESTS,
+        security::TESTS,
         errors::TESTS,
         attacks::TESTS,
         seccomp::TESTS,
@@ -47,6 +58,10 @@ fn main() {
         .into_iter()
         .flatten()
         .filter(|(name, _)| filter.as_ref().is_none_or(|filter| name.contains(filter)));
+    run(chosen);
+}
+
+fn run<'a>(chosen: impl Iterator<Item = &'a Test>) {
     let mut failed = Vec::new();
     for (name, test) in chosen {
         let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();

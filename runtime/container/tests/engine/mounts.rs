@@ -57,10 +57,10 @@ fn a_bound_directory_is_read_only_where_asked() {
 }
 
 /// A directory with a tmpfs mounted below it, for the while of a test.
-struct Nested(std::path::PathBuf);
+pub(crate) struct Nested(std::path::PathBuf);
 
 impl Nested {
-    fn new(bundle: &Bundle) -> Self {
+    pub(crate) fn new(bundle: &Bundle) -> Self {
         let below = bundle.dir.join("source/below");
         fs::create_dir_all(&below).unwrap();
         let flags = rustix::mount::MountFlags::empty();

@@ -16,6 +16,7 @@ crate::tests![
     a_time_namespace_has_its_offsets,
     names_of_the_host_are_set,
     sysctls_are_set_in_the_container_alone,
+    a_sysctl_of_a_namespace_that_is_the_callers_is_refused,
     a_path_that_is_no_namespace_is_refused,
 ];
 
@@ -131,6 +132,30 @@ fn sysctls_are_set_in_the_container_alone() {
     );
     assert_eq!(bundle.run(), format!("{other}\n99\n"));
     assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+}
+
+fn a_sysctl_of_a_namespace_that_is_the_callers_is_refused() {
+    for (kind, file, name) in [
+        ("network", "net", "net.ipv4.ip_forward"),
+        ("ipc", "ipc", "kernel.shmmni"),
+        ("uts", "uts", "kernel.domainname"),
+    ] {
+        let path = format!("/proc/self/ns/{file}");
+        let bundle = Bundle::shell("true")
+            .set("/hostname", json!(""))
+            .namespace(kind, Some(Some(&path)));
+        // To join it is no harm.
+        bundle.run();
+        // A value that does no harm, should it get that far: no number, and no name.
+        let bundle = bundle.set("/linux/sysctl", json!({name: "(none)"}));
+        assert_eq!(
+            bundle.error(),
+            format!(
+                "linux.sysctl.{name} would change the host: the {kind} namespace to join is the \
+                 runtime's own"
+            )
+        );
+    }
 }
 
 fn a_path_that_is_no_namespace_is_refused() {

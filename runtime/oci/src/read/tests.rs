@@ -238,6 +238,41 @@ fn each_wrong_value_is_refused_by_its_field() {
             "linux.timeOffsets.boottime.nanosecs: ",
         ),
         (
+            "/linux/intelRdt",
+            json!({"closID": "../x"}),
+            r#"linux.intelRdt.closID: "../x""#,
+        ),
+        (
+            "/linux/intelRdt",
+            json!({"closID": "mon_groups"}),
+            r#"linux.intelRdt.closID: "mon_groups""#,
+        ),
+        (
+            "/linux/intelRdt",
+            json!({"schemata": ["L3:0=f", "MB:0=1\nL3:0=0"]}),
+            "linux.intelRdt.schemata[1]: ",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"nodes": "0"}),
+            "linux.memoryPolicy.mode",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_NEAR"}),
+            r#"linux.memoryPolicy.mode: "MPOL_NEAR""#,
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0-x"}),
+            r#"linux.memoryPolicy.nodes: "0-x""#,
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_X"]}),
+            r#"linux.memoryPolicy.flags[0]: "MPOL_F_X""#,
+        ),
+        (
             "/linux/netDevices",
             json!({"a/b": {}}),
             r#"linux.netDevices: "a/b""#,
@@ -471,6 +506,16 @@ fn each_wrong_value_is_refused_by_its_field() {
     ] {
         refused(&with(pointer, value), expected);
     }
+}
+
+#[test]
+fn a_memory_policy_is_in_the_kernels_numbers() {
+    let policy = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0-1,4",
+        "flags": ["MPOL_F_STATIC_NODES"]});
+    let plan = parse(&with("/linux/memoryPolicy", policy)).unwrap();
+    let policy = plan.memory_policy.unwrap();
+    assert_eq!((policy.mode, policy.flags), (3, 1 << 15));
+    assert_eq!(policy.nodes, [0, 1, 4]);
 }
 
 #[test]
