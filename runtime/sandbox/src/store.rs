@@ -4,7 +4,6 @@
 //! reader sees one whole [`Record`] or the one before; operations that change a container hold
 //! its [`Lock`].
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -277,7 +276,7 @@ impl Directory {
         let failed = |source| self.directory_failed_io("remove", source);
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_name() == OsString::from(STATE) {
+            if entry.file_name() == STATE {
                 continue;
             }
             let removed = if entry.file_type().map_err(failed)?.is_dir() {
