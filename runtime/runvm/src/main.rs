@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod foreground;
 mod logger;
+mod preserved;
 mod waterfall;
 
 use std::process::ExitCode;
@@ -13,10 +14,13 @@ use clap::Parser;
 
 use crate::cli::Cli;
 use crate::logger::Logger;
+use crate::preserved::Preserved;
 
 fn main() -> ExitCode {
     runvm_sandbox::run_hidden_entry();
     let cli = Cli::parse_from(cli::with_double_dashes(std::env::args_os()));
+    // Before anything is opened; an error is for the log, which is opened next.
+    let preserved = Preserved::find(&cli.command);
     let logger = match Logger::open(&cli.global) {
         Ok(logger) => logger,
         Err(error) => {
@@ -25,7 +29,7 @@ fn main() -> ExitCode {
         }
     };
     let failure = cli.command.failure_code();
-    match commands::run(cli, &logger) {
+    match preserved.and_then(|preserved| commands::run(cli, preserved, &logger)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             logger.error(&error);
