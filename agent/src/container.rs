@@ -313,6 +313,7 @@ impl Containers {
                 target: &container.first.pidfd,
                 target_pid: container.first.pid,
                 cgroup: Some(&container.cgroup),
+                sub_cgroups: &[],
                 stdio: (!parsed.terminal).then_some(stdio),
                 preserve_fds: 0,
             })?;

@@ -7,7 +7,7 @@ use runvm_oci::{NamespaceKind, Plan, Process};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Entry, SubCgroup, SubCgroupError};
 use crate::control::{Control, ExecOrder, Order, Word};
 use crate::namespaces::{self, Source, source};
 use crate::resctrl::{self, ResctrlError};
@@ -29,8 +29,10 @@ pub struct ExecRequest<'a> {
     pub target: &'a PidFd,
     /// Its pid.
     pub target_pid: u32,
-    /// The cgroup to run in.
+    /// The container's cgroup.
     pub cgroup: Option<&'a Cgroup>,
+    /// Cgroups below it to run in, in the hierarchies that they are in.
+    pub sub_cgroups: &'a [SubCgroup],
     /// The program's standard streams; `None` with a terminal.
     pub stdio: Option<Stdio>,
     /// How many descriptors from 3 on the program gets.
@@ -71,6 +73,12 @@ pub enum ExecError {
     /// The way into the cgroup.
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
+    /// The way into a cgroup below it.
+    #[error(transparent)]
+    SubCgroup(#[from] SubCgroupError),
+    /// A cgroup below none.
+    #[error("cannot run in a cgroup of the container: it has none")]
+    NoCgroup,
     /// Descriptors for the process.
     #[error("cannot prepare the descriptors of the process")]
     Descriptors(#[source] io::Error),
@@ -117,7 +125,7 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
 fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let executable = sealed_self().map_err(ExecError::Seal)?;
     let (ours, theirs) = Control::pair().map_err(ExecError::Control)?;
-    let entry = way_into(request.cgroup).map_err(ExecError::Cgroup)?;
+    let entry = entry(request)?;
     let mut inherited = Inherited::above(request.preserve_fds);
     let mut add = |fd| inherited.add(fd).map_err(ExecError::Descriptors);
     let control = add(theirs.into())?;
@@ -170,6 +178,14 @@ fn gateway<'a>(request: &'a ExecRequest<'_>, has_pid_namespace: bool) -> Option<
         joins,
         time_offsets: None,
     })
+}
+
+fn entry(request: &ExecRequest<'_>) -> Result<Entry, ExecError> {
+    match (request.cgroup, request.sub_cgroups) {
+        (cgroup, []) => way_into(cgroup).map_err(ExecError::Cgroup),
+        (Some(cgroup), below) => Ok(cgroup.entry_below(below)?),
+        (None, _) => Err(ExecError::NoCgroup),
+    }
 }
 
 fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {

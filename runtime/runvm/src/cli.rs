@@ -3,12 +3,20 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runvm_sandbox::{HypervisorChoice, IsolationKind};
 
-/// What `--version` prints: engines read the first line and the one that begins with `spec:`.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// What `--version` prints after the name. Engines read it as runc's: `version` and a number, then
+/// a line for each of the others.
+const VERSION: &str = concat!(
+    "version ",
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("RUNVM_COMMIT"),
+    "\nspec: 1.3.0"
+);
 
 /// An OCI runtime that runs a bundle as a namespaced container or inside a KVM microVM.
 #[derive(Debug, Parser)]
@@ -75,11 +83,21 @@ pub(crate) enum Command {
     /// Make a container, run its program, wait for it, and delete the container
     Run(Run),
     /// Run one more program in a container
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Send a signal to a container's first process
     Kill(Kill),
     /// Remove a stopped container and all it holds
     Delete(Delete),
+    /// Stop all processes of a container until it is resumed
+    Pause(Id),
+    /// Let the processes of a paused container go on
+    Resume(Id),
+    /// List the processes of a container
+    Ps(Ps),
+    /// Change the limits of a container
+    Update(Box<Update>),
+    /// Print what a container uses, and when it runs out of memory, as lines of JSON
+    Events(Events),
     /// Print a container's state as JSON
     State(Id),
     /// List the containers
@@ -124,6 +142,9 @@ pub(crate) struct NewContainer {
     /// Write the pid of the container's process to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
+    /// Send a pidfd of the container's process to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Leave the old root by chroot instead of pivot_root
     #[arg(long)]
     pub(crate) no_pivot: bool,
@@ -206,9 +227,18 @@ pub(crate) struct Exec {
     /// Write the pid of the program to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
+    /// Send a pidfd of the program to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Pass this many descriptors beyond the standard three
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
+    /// Run it in a cgroup below the container's, that is there
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    pub(crate) cgroup: Vec<String>,
+    /// Take a paused container, too: the program runs when it is resumed
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +260,92 @@ pub(crate) struct Delete {
     /// Kill it first where it has not stopped; unknown ids are no error
     #[arg(short, long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = ListFormat::Table, value_name = "FORMAT")]
+    pub(crate) format: ListFormat,
+    /// The container's id
+    pub(crate) id: String,
+    /// Arguments for ps(1), which makes the table [default: -ef]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) ps_args: Vec<OsString>,
+}
+
+/// Amounts of memory are bytes, or a number with a unit such as 64M; -1 is no limit.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Update {
+    /// The container's id
+    pub(crate) id: String,
+    /// Read linux.resources from this file, or from standard input (-); other flags are ignored
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) resources: Option<PathBuf>,
+    /// The share of block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub(crate) blkio_weight: Option<u16>,
+    /// The length of a period of the CPU quota, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) cpu_period: Option<u64>,
+    /// The CPU time in each period, in microseconds; -1 is no limit
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub(crate) cpu_quota: Option<i64>,
+    /// The CPU time that may be saved up for a burst, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) cpu_burst: Option<u64>,
+    /// The share of CPU time
+    #[arg(long, value_name = "SHARES")]
+    pub(crate) cpu_share: Option<u64>,
+    /// The length of a real-time period, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// The real-time CPU time in each period, in microseconds
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// Whether it runs only when nothing else wants to: 0 or 1
+    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
+    pub(crate) cpu_idle: Option<i64>,
+    /// The CPUs it may use
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// The memory nodes it may use
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_mems: Option<String>,
+    /// The most memory
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = amount)]
+    pub(crate) memory: Option<i64>,
+    /// The memory that is left to it when others want some
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = amount)]
+    pub(crate) memory_reservation: Option<i64>,
+    /// The most memory and swap together
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, value_parser = amount)]
+    pub(crate) memory_swap: Option<i64>,
+    /// The most processes; -1 is no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) pids_limit: Option<i64>,
+    /// The schema of the L3 cache (Intel RDT)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// The schema of the memory bandwidth (Intel RDT)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) mem_bw_schema: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) kernel_memory: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) kernel_memory_tcp: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// The container's id
+    pub(crate) id: String,
+    /// How often to print what it uses
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Print what it uses once, and end
+    #[arg(long)]
+    pub(crate) stats: bool,
 }
 
 #[derive(Debug, Args)]
@@ -299,6 +415,47 @@ pub(crate) fn answer_without_command(error: &clap::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("duration interval must be greater than 0".into()),
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads an amount of memory as engines write it: a number, perhaps with a fraction, and a unit of
+/// 1024s.
+fn amount(text: &str) -> Result<i64, String> {
+    let wrong = || "expected bytes, or a number with a unit such as 64M".to_owned();
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let shift = match unit.strip_suffix('i').unwrap_or(unit) {
+        "" if unit.is_empty() => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let bytes = whole.parse::<i64>().ok();
+    let bytes = bytes.and_then(|whole| whole.checked_mul(1 << shift));
+    // Nine digits tell a byte of any fraction of what is ever limited.
+    let digits: String = fraction.chars().take(9).collect();
+    let part = digits.parse::<i128>().map_err(|_| wrong())?;
+    let scale = 10_i128.pow(u32::try_from(digits.len()).unwrap_or(0));
+    let part = i64::try_from((part << shift) / scale).map_err(|_| wrong())?;
+    bytes
+        .and_then(|bytes| bytes.checked_add(part))
+        .ok_or_else(wrong)
+}
+
 /// Gives long flags with one dash their second: runc's parser takes both, and containerd's runc
 /// shim uses `-no-subreaper`.
 pub(crate) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
@@ -314,7 +471,7 @@ pub(crate) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<Os
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Cli, Command, with_double_dashes};
+    use super::{Cli, Command, ListFormat, amount, interval, with_double_dashes};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -335,6 +492,16 @@ mod tests {
             "runvm run -d -b /b ID",
             "runvm list -q",
             "runvm features",
+            "runvm pause ID",
+            "runvm ps --format json ID",
+            "runvm ps ID --format json",
+            "runvm ps ID -aux",
+            "runvm update --resources=- ID",
+            "runvm update --resources - ID",
+            "runvm update ID --memory 64M --memory-swap -1 --pids-limit -1 --cpu-quota -1",
+            "runvm events --stats ID",
+            "runvm events --interval 100ms ID",
+            "runvm exec --cgroup cpu,memory:a --cgroup pids:/b --ignore-paused ID true",
         ];
         for row in rows {
             let args = with_double_dashes(row.split(' ').map(Into::into));
@@ -350,5 +517,49 @@ mod tests {
         };
         assert!(exec.tty);
         assert_eq!(exec.command, ["ls", "-t", "--tty"]);
+    }
+
+    #[test]
+    fn ps_keeps_what_comes_after_the_id_for_ps() {
+        let cli = Cli::try_parse_from(["runvm", "ps", "-f", "json", "ID", "-o", "pid,args"]);
+        let Command::Ps(ps) = cli.unwrap().command else {
+            panic!("not ps")
+        };
+        assert_eq!(ps.format, ListFormat::Json);
+        assert_eq!(ps.ps_args, ["-o", "pid,args"]);
+    }
+
+    #[test]
+    fn memory_is_given_in_bytes_or_with_a_unit() {
+        let rows = [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("1234", Some(1234)),
+            ("64M", Some(64 << 20)),
+            ("64mb", Some(64 << 20)),
+            ("2 GiB", Some(2 << 30)),
+            ("1.5k", Some(1536)),
+            ("7b", Some(7)),
+            ("9000000P", None),
+            ("", None),
+            ("M", None),
+            ("-2", None),
+            ("i", None),
+            ("5ib", None),
+            ("1.2.3", None),
+            ("1e3", None),
+            ("64X", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(amount(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_a_time_above_zero() {
+        assert!(interval("5s").is_ok() && interval("1m30s").is_ok() && interval("100ms").is_ok());
+        for text in ["0s", "0ms", "-1s", "", "5"] {
+            assert!(interval(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod foreground;
 mod logger;
+mod preserved;
 mod waterfall;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use clap::Parser;
 
 use crate::cli::Cli;
 use crate::logger::Logger;
+use crate::preserved::Preserved;
 
 fn main() -> ExitCode {
     runvm_sandbox::run_hidden_entry();
@@ -20,6 +22,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return cli::answer_without_command(&error),
     };
+    // Before anything is opened; an error is for the log, which is opened next.
+    let preserved = Preserved::find(&cli.command);
     let logger = match Logger::open(&cli.global) {
         Ok(logger) => logger,
         Err(error) => {
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
         }
     };
     let failure = cli.command.failure_code();
-    match commands::run(cli, &logger) {
+    match preserved.and_then(|preserved| commands::run(cli, preserved, &logger)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             logger.error(&error);

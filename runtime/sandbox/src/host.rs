@@ -67,6 +67,8 @@ struct Container<'a> {
 enum ReachError {
     #[error("container not running")]
     Gone,
+    #[error("it has no cgroup")]
+    NoCgroup,
     #[error("cannot send signal {signal} to process {pid}")]
     Signal {
         signal: i32,
@@ -87,8 +89,11 @@ impl Container<'_> {
         Ok(self.record.cgroup.as_ref().map(Cgroup::open).transpose()?)
     }
 
-    fn signal_all(&self, signal: i32) -> Result<(), BackendError> {
-        let cgroup = self.cgroup()?.ok_or(ReachError::Gone)?;
+    fn signal_all(&self, cgroup: &Cgroup, signal: i32) -> Result<(), BackendError> {
+        if signal == nix::libc::SIGKILL {
+            // This misses no process that is forked meanwhile.
+            return Ok(cgroup.kill()?);
+        }
         for pid in cgroup.pids()? {
             // A process that ends while the list is walked needs no signal.
             if let Ok(pidfd) = PidFd::open(pid) {
@@ -132,6 +137,7 @@ impl Sandbox for Container<'_> {
             cgroup: cgroup.as_ref(),
             stdio: (!exec.process.terminal).then_some(exec.stdio),
             preserve_fds: exec.preserve_fds,
+            sub_cgroups: exec.sub_cgroups,
         })?;
         Ok(Attached {
             pid: executed.pid,
@@ -141,8 +147,9 @@ impl Sandbox for Container<'_> {
     }
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
-        if all {
-            return self.signal_all(signal);
+        // Without a cgroup, the first process is all that is known.
+        if all && let Some(cgroup) = self.cgroup()? {
+            return self.signal_all(&cgroup, signal);
         }
         let (process, pidfd) = self.first_process()?;
         pidfd
@@ -153,5 +160,15 @@ impl Sandbox for Container<'_> {
                 source,
             })?;
         Ok(())
+    }
+
+    fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
+        let cgroup = self.cgroup()?.ok_or(ReachError::NoCgroup)?;
+        Ok(cgroup.pids()?)
+    }
+
+    fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
+        let cgroup = self.cgroup()?.ok_or(ReachError::NoCgroup)?;
+        Ok(cgroup.update(resources)?)
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use runvm_container::Stdio;
-use runvm_container::cgroup::Cgroup;
+use runvm_container::cgroup::{Cgroup, SubCgroup};
 use runvm_oci::{LinuxResources, Plan, Process};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,8 @@ pub struct Exec<'a> {
     pub stdio: Stdio,
     /// How many descriptors from 3 on it inherits.
     pub preserve_fds: u32,
+    /// Cgroups below the container's to run in.
+    pub sub_cgroups: &'a [SubCgroup],
 }
 
 /// A process the caller can wait for: a child that exits with the process's status.
@@ -165,4 +167,11 @@ pub trait Sandbox {
 
     /// Sends `signal` to the container's first process, or to every process in the container.
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError>;
+
+    /// The pids of the container's processes, by the numbers of the kernel they run on; none
+    /// once they have ended.
+    fn pids(&mut self) -> Result<Vec<u32>, BackendError>;
+
+    /// Sets the limits that `resources` names; the others stay.
+    fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError>;
 }

@@ -1,14 +1,18 @@
 //! The operations of the OCI runtime specification on containers of either isolation.
 
+mod observe;
+mod pause;
+mod update;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use runvm_container::cgroup::{Cgroup, CgroupError, Location};
+use runvm_container::cgroup::{Cgroup, CgroupError, Location, SubCgroup};
 use runvm_container::{HookError, ResctrlError, Stdio};
-use runvm_oci::{ConfigError, Hook, LinuxIntelRdt, Plan, Process, State, Status};
+use runvm_oci::{ConfigError, Hook, LinuxIntelRdt, NamespaceKind, Plan, Process, State, Status};
 use runvm_sys::PidFd;
 use rustix::event::Timespec;
 
@@ -18,6 +22,10 @@ use crate::{
     Attached, BackendError, Blueprint, Built, Directory, Exec, IsolationKind, Operation, Sandbox,
     Settings, Store, StoreError, terminal,
 };
+
+pub use observe::ObserveError;
+pub use pause::PauseError;
+pub use update::UpdateError;
 
 /// How long the processes of a container may take to die after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +50,8 @@ pub struct CreateRequest<'a> {
     pub console: Console<'a>,
     /// Where to write the pid.
     pub pid_file: Option<&'a Path>,
+    /// The unix socket of an engine that wants a pidfd.
+    pub pidfd_socket: Option<&'a Path>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
     /// Leave the old root by `chroot`.
@@ -99,7 +109,7 @@ impl Console<'_> {
     fn hand_over(self, terminal: Option<OwnedFd>) -> Result<Option<OwnedFd>, ConsoleError> {
         match (self, terminal) {
             (Console::Socket(path), Some(terminal)) => {
-                terminal::send_to_console_socket(path, &terminal).map_err(|source| {
+                terminal::send_descriptor(path, &terminal, "/dev/ptmx").map_err(|source| {
                     ConsoleError::Send {
                         path: path.to_owned(),
                         source,
@@ -108,6 +118,59 @@ impl Console<'_> {
                 Ok(None)
             }
             (_, terminal) => Ok(terminal),
+        }
+    }
+}
+
+/// Why the process could not be made known to the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The pid file could not be written.
+    #[error("cannot write the pid file {}", path.display())]
+    PidFile {
+        /// The pid file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The engine could not be given the pidfd.
+    #[error("cannot send the pidfd to the socket {}", path.display())]
+    Pidfd {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Where an engine wants a new process made known.
+#[derive(Clone, Copy)]
+struct Announcement<'a> {
+    pid_file: Option<&'a Path>,
+    pidfd_socket: Option<&'a Path>,
+    /// What comes with the pidfd: runc's word for the kind of process.
+    kind: &'static str,
+}
+
+impl Announcement<'_> {
+    fn make(self, pid: u32, pidfd: &PidFd) -> Result<(), HandOverError> {
+        if let Some(path) = self.pidfd_socket {
+            terminal::send_descriptor(path, pidfd, self.kind).map_err(|source| {
+                HandOverError::Pidfd {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
+        }
+        // The file comes last: who waits for it finds the rest done.
+        match self.pid_file {
+            Some(path) => {
+                terminal::write_pid_file(path, pid).map_err(|source| HandOverError::PidFile {
+                    path: path.to_owned(),
+                    source,
+                })
+            }
+            None => Ok(()),
         }
     }
 }
@@ -143,14 +206,9 @@ pub enum CreateError {
     /// The process ended before it could be recorded.
     #[error("container {0:?} ended while it was being created")]
     Ended(String),
-    /// The pid file could not be written.
-    #[error("cannot write the pid file {}", path.display())]
-    PidFile {
-        /// The pid file.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    /// The pid could not be handed over.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
 }
 
 /// A container at status `created`, in the hands of the process that made it.
@@ -194,7 +252,12 @@ pub fn create(
     record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
     waterfall.end("reserve");
 
-    let (console, pid_file) = (request.console, request.pid_file);
+    let console = request.console;
+    let announcement = Announcement {
+        pid_file: request.pid_file,
+        pidfd_socket: request.pidfd_socket,
+        kind: "standard",
+    };
     let isolation = request.isolation.isolation();
     let built = isolation
         .create(blueprint(request, &directory, unfinished.cgroup.as_ref()))
@@ -222,11 +285,8 @@ pub fn create(
     );
     directory.write_record(&record)?;
     let terminal = console.hand_over(terminal)?;
-    if let Some(path) = pid_file {
-        terminal::write_pid_file(path, pid).map_err(|source| CreateError::PidFile {
-            path: path.to_owned(),
-            source,
-        })?;
+    if let Some(pidfd) = &unfinished.process {
+        announcement.make(pid, pidfd)?;
     }
     let pidfd = unfinished
         .keep()
@@ -416,6 +476,14 @@ pub enum KillError {
         /// Where it is.
         status: Status,
     },
+    /// The configuration kept of it, which says who is to be killed, cannot be read.
+    #[error("cannot kill container {id:?}")]
+    Config {
+        /// The container.
+        id: String,
+        /// What failed.
+        source: ReadConfigError,
+    },
     /// The signal could not be sent.
     #[error("cannot signal container {id:?}")]
     Backend {
@@ -440,6 +508,9 @@ pub enum ExecError {
         /// Where it is.
         status: Status,
     },
+    /// It would not run.
+    #[error("cannot exec in container {0:?}: it is paused (use --ignore-paused to override)")]
+    Paused(String),
     /// The terminal cannot be handed over.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -467,14 +538,9 @@ pub enum ExecError {
         /// What failed.
         source: BackendError,
     },
-    /// The pid file could not be written.
-    #[error("cannot write the pid file {}", path.display())]
-    PidFile {
-        /// The pid file.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    /// The pid could not be handed over.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
 }
 
 /// Why `delete` failed.
@@ -527,8 +593,14 @@ pub struct ExecRequest<'a> {
     pub console: Console<'a>,
     /// Where to write the pid.
     pub pid_file: Option<&'a Path>,
+    /// The unix socket of an engine that wants a pidfd.
+    pub pidfd_socket: Option<&'a Path>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
+    /// Cgroups below the container's to run in.
+    pub sub_cgroups: &'a [SubCgroup],
+    /// Whether a paused container takes it: it then waits for `resume`.
+    pub ignore_paused: bool,
 }
 
 impl Container {
@@ -626,10 +698,17 @@ impl Container {
     }
 
     /// Sends `signal` to the first process, or to all.
+    ///
+    /// SIGKILL goes to all where the container has no pid namespace of its own: there the end of
+    /// the first process is not that of the others.
     pub fn kill(&self, signal: i32, all: bool) -> Result<(), KillError> {
         let id = || self.record.id.clone();
+        let failed = |source| KillError::Backend { id: id(), source };
         let status = self.status();
-        if !Operation::Kill.is_legal_from(status) {
+        let is_sigkill = signal == nix::libc::SIGKILL;
+        let everyone = all || (is_sigkill && !self.has_own_pid_namespace()?);
+        let is_survived = || status == Status::Stopped && everyone && self.has_survivors();
+        if !Operation::Kill.is_legal_from(status) && !is_survived() {
             // Engines kill all of a container whose first process has just ended.
             return if all && status == Status::Stopped {
                 Ok(())
@@ -637,17 +716,45 @@ impl Container {
                 Err(KillError::Status { id: id(), status })
             };
         }
-        self.sandbox()
-            .kill(signal, all)
-            .map_err(|source| KillError::Backend { id: id(), source })
+        self.sandbox().kill(signal, everyone).map_err(failed)?;
+        if is_sigkill && status == Status::Paused {
+            // On cgroup v1 what is frozen does not even die.
+            self.thaw().map_err(|error| failed(error.into()))?;
+        }
+        Ok(())
+    }
+
+    fn has_own_pid_namespace(&self) -> Result<bool, KillError> {
+        let plan = self.plan().map_err(|source| KillError::Config {
+            id: self.record.id.clone(),
+            source,
+        })?;
+        let own = |namespace: &runvm_oci::Namespace| {
+            namespace.kind == NamespaceKind::Pid && namespace.path.is_none()
+        };
+        Ok(plan.namespaces.iter().any(own))
+    }
+
+    /// Whether processes are left of a container whose first one has ended.
+    fn has_survivors(&self) -> bool {
+        matches!(self.cgroup(), Ok(Some(cgroup)) if cgroup.pids().is_ok_and(|pids| !pids.is_empty()))
+    }
+
+    fn thaw(&self) -> Result<(), CgroupError> {
+        match self.cgroup()? {
+            Some(cgroup) => cgroup.thaw(),
+            None => Ok(()),
+        }
     }
 
     /// Adds a process.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<Attached, ExecError> {
         let id = || self.record.id.clone();
-        let status = self.status();
-        if !Operation::Exec.is_legal_from(status) {
-            return Err(ExecError::Status { id: id(), status });
+        match self.status() {
+            Status::Paused if request.ignore_paused => {}
+            Status::Paused => return Err(ExecError::Paused(id())),
+            status if Operation::Exec.is_legal_from(status) => {}
+            status => return Err(ExecError::Status { id: id(), status }),
         }
         let process = Process::parse(request.process_json)
             .map_err(|source| ExecError::Process { id: id(), source })?;
@@ -661,19 +768,18 @@ impl Container {
             plan: &plan,
             stdio: request.stdio,
             preserve_fds: request.preserve_fds,
+            sub_cgroups: request.sub_cgroups,
         };
-        let mut attached = self
+        let announcement = Announcement {
+            pid_file: request.pid_file,
+            pidfd_socket: request.pidfd_socket,
+            kind: "setns",
+        };
+        let attached = self
             .sandbox()
             .exec(exec)
             .map_err(|source| ExecError::Backend { id: id(), source })?;
-        attached.terminal = request.console.hand_over(attached.terminal)?;
-        if let Some(path) = request.pid_file {
-            terminal::write_pid_file(path, attached.pid).map_err(|source| ExecError::PidFile {
-                path: path.to_owned(),
-                source,
-            })?;
-        }
-        Ok(attached)
+        hand_over(attached, request.console, announcement)
     }
 
     fn sandbox(&self) -> Box<dyn Sandbox + '_> {
@@ -696,15 +802,40 @@ impl Container {
             && let Ok(pidfd) = process.open()
         {
             pidfd.send_signal(nix::libc::SIGKILL)?;
-            if let Some(cgroup) = self.cgroup()? {
-                cgroup.thaw()?;
-            }
+            self.thaw()?;
             wait_for_end(&pidfd, KILL_PATIENCE)?;
         }
         if let Some(cgroup) = self.cgroup()? {
             cgroup.kill()?;
         }
         Ok(())
+    }
+}
+
+/// Hands a process over as the engine wants it; ends one that cannot be.
+fn hand_over(
+    mut attached: Attached,
+    console: Console<'_>,
+    announcement: Announcement<'_>,
+) -> Result<Attached, ExecError> {
+    let handed = console
+        .hand_over(attached.terminal.take())
+        .map_err(ExecError::from)
+        .and_then(|terminal| {
+            announcement.make(attached.pid, &attached.pidfd)?;
+            Ok(terminal)
+        });
+    match handed {
+        Ok(terminal) => Ok(Attached {
+            terminal,
+            ..attached
+        }),
+        Err(error) => {
+            // Nobody else knows it. The error is the one to tell.
+            let _ = attached.pidfd.send_signal(nix::libc::SIGKILL);
+            let _ = attached.pidfd.reap();
+            Err(error)
+        }
     }
 }
 

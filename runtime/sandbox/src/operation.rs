@@ -13,11 +13,17 @@ pub enum Operation {
     Exec,
     /// `delete`, without force.
     Delete,
+    /// `pause`.
+    Pause,
+    /// `resume`.
+    Resume,
+    /// `update`.
+    Update,
 }
 
 impl Operation {
-    /// Whether the specification lets it go ahead from `status`. `exec` and `paused` are not the
-    /// specification's: they go as runc has them.
+    /// Whether the specification lets it go ahead from `status`. What is not the
+    /// specification's goes as runc has it: `exec` and what has to do with `paused`, and `update`.
     pub fn is_legal_from(self, status: Status) -> bool {
         matches!(
             (self, status),
@@ -28,6 +34,12 @@ impl Operation {
                 )
                 | (Self::Exec, Status::Created | Status::Running)
                 | (Self::Delete, Status::Stopped)
+                | (Self::Pause, Status::Created | Status::Running)
+                | (Self::Resume, Status::Paused)
+                | (
+                    Self::Update,
+                    Status::Created | Status::Running | Status::Paused
+                )
         )
     }
 }
@@ -36,18 +48,18 @@ impl Operation {
 mod tests {
     use runvm_oci::Status::{Created, Creating, Paused, Running, Stopped};
 
-    use super::Operation::{Delete, Exec, Kill, Start};
+    use super::Operation::{Delete, Exec, Kill, Pause, Resume, Start, Update};
 
     #[test]
     fn a_status_allows_what_the_specification_says() {
         // OCI runtime specification, "Operations": start, kill and delete each MUST refuse elsewhere.
-        let operations = [Start, Kill, Delete, Exec];
+        let operations = [Start, Kill, Delete, Exec, Pause, Resume, Update];
         let table = [
-            (Creating, [false, false, false, false]),
-            (Created, [true, true, false, true]),
-            (Running, [false, true, false, true]),
-            (Paused, [false, true, false, false]),
-            (Stopped, [false, false, true, false]),
+            (Creating, [false, false, false, false, false, false, false]),
+            (Created, [true, true, false, true, true, false, true]),
+            (Running, [false, true, false, true, true, false, true]),
+            (Paused, [false, true, false, false, false, true, true]),
+            (Stopped, [false, false, true, false, false, false, false]),
         ];
         for (status, row) in table {
             for (operation, legal) in operations.into_iter().zip(row) {

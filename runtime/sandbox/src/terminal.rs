@@ -1,9 +1,9 @@
-//! Handing a terminal and a pid to the engine that asked for them.
+//! Handing a terminal, a pidfd and a pid to the engine that asked for them.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
@@ -11,9 +11,9 @@ use rustix::net::{
     SocketFlags, SocketType, connect, sendmsg, socket_with,
 };
 
-/// Sends the terminal's master to the engine listening on `socket`, as SCM_RIGHTS with the name
-/// of the terminal as payload (runc's `--console-socket`).
-pub(crate) fn send_to_console_socket(socket: &Path, terminal: &OwnedFd) -> io::Result<()> {
+/// Sends `descriptor` to the engine listening on `socket`, as SCM_RIGHTS with its name as payload
+/// (runc's `--console-socket` and `--pidfd-socket`).
+pub(crate) fn send_descriptor(socket: &Path, descriptor: &impl AsFd, name: &str) -> io::Result<()> {
     let address = SocketAddrUnix::new(socket)?;
     let connection = socket_with(
         AddressFamily::UNIX,
@@ -24,13 +24,13 @@ pub(crate) fn send_to_console_socket(socket: &Path, terminal: &OwnedFd) -> io::R
     connect(&connection, &address)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [terminal.as_fd()];
+    let descriptors = [descriptor.as_fd()];
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("no room for the terminal's descriptor"));
+        return Err(io::Error::other("no room for the descriptor"));
     }
     sendmsg(
         &connection,
-        &[IoSlice::new(b"/dev/ptmx")],
+        &[IoSlice::new(name.as_bytes())],
         &mut control,
         SendFlags::NOSIGNAL,
     )?;

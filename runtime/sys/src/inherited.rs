@@ -30,6 +30,19 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// The first of the `count` numbers from 3 on under which no descriptor is open; `None` when all are.
+///
+/// It is asked before this process opens anything: later, what answers may be its own.
+pub fn first_missing(count: u32) -> Option<u32> {
+    let is_open = |number: u32| {
+        RawFd::try_from(number).is_ok_and(|number| {
+            // SAFETY: F_GETFD changes nothing; an unused number gives EBADF.
+            unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+        })
+    };
+    (3..3_u32.saturating_add(count)).find(|number| !is_open(*number))
+}
+
 /// Sets close-on-exec on every descriptor from `first` on. See close_range(2).
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now, so every owner keeps its descriptor.
@@ -65,6 +78,18 @@ mod tests {
         let owned = take(number).unwrap();
         assert!(take(number).is_err());
         drop(owned);
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_open_is_found() {
+        assert_eq!(first_missing(0), None);
+        let floor = 400;
+        let held: Vec<_> = (3..floor)
+            .map(|number| duplicate(0, number).unwrap())
+            .collect();
+        assert_eq!(first_missing(397), None);
+        assert!(first_missing(u32::MAX).is_some());
+        drop(held);
     }
 
     #[test]

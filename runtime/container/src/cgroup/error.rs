@@ -140,6 +140,14 @@ pub enum CgroupError {
         /// The kernel's answer, or that it took too long.
         source: io::Error,
     },
+    /// A lack of memory cannot be watched for.
+    #[error("cannot watch the memory of cgroup {}", path.display())]
+    WatchOom {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A process could not be killed.
     #[error("cannot kill the processes of cgroup {}", path.display())]
     Kill {

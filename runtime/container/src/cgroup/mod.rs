@@ -13,12 +13,15 @@ mod devices;
 mod error;
 mod file;
 mod hierarchy;
+mod oom;
 mod path;
 mod place;
 mod processes;
 mod record;
 mod remove;
 mod settings;
+pub mod stats;
+mod subgroup;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,7 +30,10 @@ use runvm_oci::LinuxResources;
 use rustix::fs::OFlags;
 
 pub use error::CgroupError;
+pub use oom::{OomNews, OomWatch};
 pub use record::{CgroupRecord, PlaceRecord};
+pub use stats::Stats;
+pub use subgroup::{SubCgroup, SubCgroupError};
 
 use controllers::{Controllers, Wanted};
 use devices::{Before, Policy};
@@ -170,6 +176,14 @@ impl Cgroup {
 
     /// Changes limits; what `resources` does not name stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        let completed;
+        let resources = match (self.places.as_slice(), self.unified()) {
+            ([_], Some(unified)) => {
+                completed = settings::completed(resources, |file| unified.read(file).ok());
+                &completed
+            }
+            _ => resources,
+        };
         if resources.devices().is_some() {
             let policy = Policy::of(resources)?;
             self.set_limits(resources)?;

@@ -150,6 +150,11 @@ impl Place {
         }
     }
 
+    /// Opens the cgroup at `path` below this one; the empty path is this one.
+    pub(super) fn open_below(&self, path: &str) -> io::Result<OwnedFd> {
+        file::open_directory(self.directory()?, if path.is_empty() { "." } else { path })
+    }
+
     pub(super) fn write(&self, name: &str, value: &str) -> io::Result<()> {
         file::write(self.directory()?, name, value)
     }

@@ -13,8 +13,11 @@ use super::CgroupError;
 use super::hierarchy::Version;
 use super::place::Place;
 
+mod unsaid;
 pub(super) mod v1;
 pub(super) mod v2;
+
+pub(super) use unsaid::completed;
 
 #[cfg(test)]
 mod tests;

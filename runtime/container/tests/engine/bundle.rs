@@ -243,6 +243,7 @@ impl Container<'_> {
             target: &self.created.pidfd,
             target_pid: self.created.pid,
             cgroup: None,
+            sub_cgroups: &[],
             stdio,
             preserve_fds: 0,
         })?;

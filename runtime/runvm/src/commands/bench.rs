@@ -76,6 +76,7 @@ fn one_life(
             stdio: null_stdio().context("cannot open /dev/null")?,
             console: Console::Caller,
             pid_file: None,
+            pidfd_socket: None,
             preserve_fds: 0,
             no_pivot: false,
             no_new_keyring: false,

@@ -43,7 +43,11 @@ pub(super) fn new_container(
     waterfall: &mut Waterfall,
 ) -> anyhow::Result<Created> {
     let bundle = absolute(bundle)?;
-    let (plan, config) = Plan::read(&bundle)?;
+    let (mut plan, mut config) = Plan::read(&bundle)?;
+    if session.preserved.is_activated() {
+        config = session.preserved.tell_program(&config)?;
+        plan = Plan::parse(&config, &bundle)?;
+    }
     for warning in &plan.warnings {
         session.logger.warn(warning);
     }
@@ -65,7 +69,8 @@ pub(super) fn new_container(
         stdio: Stdio::inherit().context("cannot take over standard input, output and error")?,
         console,
         pid_file: pid_file.as_deref(),
-        preserve_fds: preserve_fds(args.preserve_fds)?,
+        pidfd_socket: args.pidfd_socket.as_deref(),
+        preserve_fds: session.preserved.count,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         systemd_cgroup: session.global.systemd_cgroup,
@@ -83,19 +88,6 @@ pub(super) fn new_container(
         )
     });
     Ok(created)
-}
-
-/// The descriptors asked for and those of socket activation (sd_listen_fds(3)), which come first.
-fn preserve_fds(asked: u32) -> anyhow::Result<u32> {
-    let listen_fds = match std::env::var("LISTEN_FDS") {
-        Ok(count) => count
-            .parse::<u32>()
-            .with_context(|| format!("LISTEN_FDS is {count:?}"))?,
-        Err(_) => 0,
-    };
-    asked
-        .checked_add(listen_fds)
-        .context("--preserve-fds and LISTEN_FDS are too many")
 }
 
 fn absolute(bundle: &Path) -> anyhow::Result<PathBuf> {

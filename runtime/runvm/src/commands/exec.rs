@@ -1,5 +1,6 @@
 use anyhow::{Context, bail};
 use runvm_container::Stdio;
+use runvm_container::cgroup::SubCgroup;
 use runvm_sandbox::lifecycle::{Console, Container, ExecRequest};
 use serde_json::{Value, json};
 
@@ -16,6 +17,8 @@ pub(super) fn exec(session: &Session<'_>, args: &Exec) -> anyhow::Result<u8> {
             .with_context(|| format!("cannot read the process file {}", path.display()))?,
         None => serde_json::to_vec(&process_from_flags(&container, args)?)?,
     };
+    let sub_cgroups = args.cgroup.iter().map(|text| SubCgroup::parse(text));
+    let sub_cgroups = sub_cgroups.collect::<Result<Vec<_>, _>>()?;
     let signals = (!args.detach).then(ForwardedSignals::take).transpose()?;
     let pid_file = args
         .pid_file
@@ -31,7 +34,10 @@ pub(super) fn exec(session: &Session<'_>, args: &Exec) -> anyhow::Result<u8> {
             None => Console::Caller,
         },
         pid_file: pid_file.as_deref(),
-        preserve_fds: args.preserve_fds,
+        pidfd_socket: args.pidfd_socket.as_deref(),
+        preserve_fds: session.preserved.count,
+        sub_cgroups: &sub_cgroups,
+        ignore_paused: args.ignore_paused,
     })?;
     let Some(signals) = signals else { return Ok(0) };
     attend(&attached.pidfd, attached.terminal, &signals, |signal| {

@@ -4,14 +4,18 @@ mod bench;
 mod check;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
+mod ps;
 mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -21,19 +25,22 @@ use runvm_sandbox::{IsolationKind, Settings, Store};
 
 use crate::cli::{Cli, Command, Global, Rootless};
 use crate::logger::Logger;
+use crate::preserved::Preserved;
 
 /// What every command works with.
 pub(crate) struct Session<'a> {
     pub(crate) store: Store,
     pub(crate) global: &'a Global,
+    pub(crate) preserved: Preserved,
     pub(crate) logger: &'a Logger,
 }
 
 /// Runs the command; the answer is the exit code.
-pub(crate) fn run(cli: Cli, logger: &Logger) -> anyhow::Result<u8> {
+pub(crate) fn run(cli: Cli, preserved: Preserved, logger: &Logger) -> anyhow::Result<u8> {
     let session = Session {
         store: Store::at(root(&cli.global)),
         global: &cli.global,
+        preserved,
         logger,
     };
     match cli.command {
@@ -43,6 +50,11 @@ pub(crate) fn run(cli: Cli, logger: &Logger) -> anyhow::Result<u8> {
         Command::Exec(args) => exec::exec(&session, &args),
         Command::Kill(args) => kill::kill(&session, &args),
         Command::Delete(args) => delete::delete(&session, &args),
+        Command::Pause(args) => pause::pause(&session, &args),
+        Command::Resume(args) => pause::resume(&session, &args),
+        Command::Ps(args) => ps::ps(&session, &args),
+        Command::Update(args) => update::update(&session, &args),
+        Command::Events(args) => events::events(&session, &args),
         Command::State(args) => state::state(&session, &args),
         Command::List(args) => list::list(&session, &args),
         Command::Spec(args) => spec::spec(&args),

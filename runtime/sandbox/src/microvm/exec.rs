@@ -28,6 +28,9 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
     if exec.preserve_fds > 0 {
         return Err(super::PreserveFds.into());
     }
+    if !exec.sub_cgroups.is_empty() {
+        return Err(super::SubCgroups.into());
+    }
     let terminal = exec.process.terminal;
     let (stdio, master) = hidden::stdio_for(terminal, exec.stdio)?;
     let order = Order {

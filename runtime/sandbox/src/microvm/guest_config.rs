@@ -320,7 +320,7 @@ fn take_out_host_fields(plan: &Plan, config: &mut Value) -> Vec<String> {
         }
     }
     if config["linux"].is_object() {
-        config["linux"]["resources"] = json!(size::guest_resources(plan));
+        config["linux"]["resources"] = json!(size::guest_resources(&plan.resources));
     }
     if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
         for namespace in namespaces.iter_mut().filter_map(Value::as_object_mut) {

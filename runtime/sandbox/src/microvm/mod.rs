@@ -17,14 +17,16 @@ mod hypervisor;
 mod size;
 mod start;
 mod stdio;
+mod update;
 mod vmm;
 
 use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use runvm_container::cgroup::Cgroup;
 use runvm_oci::{LinuxResources, Plan};
-use runvm_proto::{Process, Request};
+use runvm_proto::{Answer, Process, Request};
 use runvm_sys::PidFd;
 
 use crate::{
@@ -42,6 +44,9 @@ const VM_DIED: i32 = 128 + nix::libc::SIGKILL;
 
 /// How long the agent may take to deliver a signal before the guest counts as hung.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the agent may take to answer a question.
+const AGENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes microVMs.
 #[derive(Debug)]
@@ -68,11 +73,18 @@ impl Isolation for MicroVm {
 )]
 struct PreserveFds;
 
-/// Why a guest could not be signalled.
+/// Cgroups that are the guest's.
 #[derive(Debug, thiserror::Error)]
-enum KillError {
+#[error("--cgroup is not supported in vm isolation: the cgroups of the container are the guest's")]
+struct SubCgroups;
+
+/// Why a guest could not be reached.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
     #[error("container not running")]
     Gone,
+    #[error("the microVM is paused and cannot answer: resume it first")]
+    Paused,
 }
 
 /// A microVM that an earlier process made.
@@ -95,6 +107,12 @@ impl Sandbox for Guest<'_> {
     }
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
+        if self.is_frozen() {
+            return match signal {
+                nix::libc::SIGKILL => self.kill_vmm(),
+                _ => Err(ReachError::Paused.into()),
+            };
+        }
         let process = Process::first(&self.record.id);
         let request = Request::Kill {
             process,
@@ -111,14 +129,52 @@ impl Sandbox for Guest<'_> {
             Err(error) => Err(error.into()),
         }
     }
+
+    fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
+        if !self
+            .record
+            .process
+            .is_some_and(|process| process.is_alive())
+        {
+            return Ok(Vec::new());
+        }
+        let request = Request::Pids {
+            container: self.record.id.clone(),
+        };
+        match self.control()?.ask(&request, b"")? {
+            Answer::Pids(pids) => Ok(pids),
+            answer => Err(guest::GuestError::Unexpected(answer).into()),
+        }
+    }
+
+    fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
+        update::update(self, resources)
+    }
 }
 
 impl Guest<'_> {
+    /// Whether the machine stands still, by the host's cgroup around it.
+    fn is_frozen(&self) -> bool {
+        let cgroup = self.record.cgroup.as_ref().map(Cgroup::open);
+        matches!(cgroup, Some(Ok(cgroup)) if cgroup.is_frozen().unwrap_or(false))
+    }
+
+    /// A conversation with the agent; refused at once where nobody would answer.
+    fn control(&self) -> Result<guest::Control, BackendError> {
+        if self.is_frozen() {
+            return Err(ReachError::Paused.into());
+        }
+        Ok(guest::Control::open(
+            self.directory.as_fd(),
+            Some(AGENT_PATIENCE),
+        )?)
+    }
+
     fn kill_vmm(&self) -> Result<(), BackendError> {
-        let process = self.record.process.ok_or(KillError::Gone)?;
+        let process = self.record.process.ok_or(ReachError::Gone)?;
         let pidfd = PidFd::open(process.pid)?;
         if !process.is_alive() {
-            return Err(KillError::Gone.into());
+            return Err(ReachError::Gone.into());
         }
         Ok(pidfd.send_signal(nix::libc::SIGKILL)?)
     }

@@ -110,11 +110,11 @@ pub(super) fn host_resources(plan: &Plan, settings: &Settings) -> LinuxResources
 
 /// The limits of the guest's cgroup, which holds the container's processes: what counts in
 /// processes, pages and devices. CPU time and I/O are limited by the host's, around the whole VM.
-pub(super) fn guest_resources(plan: &Plan) -> LinuxResources {
+pub(super) fn guest_resources(all: &LinuxResources) -> LinuxResources {
     let mut resources = LinuxResources::default();
-    resources.set_memory(*plan.resources.memory());
-    resources.set_pids(*plan.resources.pids());
-    resources.set_devices(plan.resources.devices().clone());
+    resources.set_memory(*all.memory());
+    resources.set_pids(*all.pids());
+    resources.set_devices(all.devices().clone());
     resources
 }
 
@@ -189,7 +189,7 @@ mod tests {
             host,
             json!({"memory": {"limit": limit, "swap": limit}, "cpu": {"shares": 512}})
         );
-        let guest = json!(guest_resources(&plan));
+        let guest = json!(guest_resources(&plan.resources));
         assert!(guest.get("cpu").is_none());
         assert_eq!(guest["pids"], json!({"limit": 5}));
         assert_eq!(guest["memory"]["limit"], 64 << 20);
