@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help build binaries kernel rootfs demo bench test test-unit test-host test-peer test-nested check install clean \
-	build-packages demo-packages test-packages
+	build-packages demo-packages test-packages bench-packages
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -18,7 +18,8 @@ SHARE := $(STAGE)/share/runvm
 BUILD_PACKAGES := gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils linux-source-6.12
 DEMO_PACKAGES := busybox-static qemu-system-x86
 TEST_PACKAGES := runc strace
-HOST_PACKAGES := qemu-system-common zstd
+BENCH_PACKAGES := runc crun hyperfine
+HOST_PACKAGES := qemu-system-common zstd kmod
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,19 +42,19 @@ rootfs: binaries ## Pack the agent into the guest's initramfs
 demo: demo-packages build ## Run one bundle in both isolations and draw the two start-ups
 	@tests/demo $(STAGE)/bin/runvm
 
-bench: demo-packages test-packages build ## Measure beside other runtimes
+bench: demo-packages bench-packages build ## Measure beside other runtimes
 	@tests/bench/run $(STAGE)/bin/runvm
 
 test: test-unit test-host test-peer test-nested ## Run every test
 	@echo "all tests passed"
 
-test-unit: build-packages ## Test the crates
+test-unit: build-packages demo-packages test-packages ## Test the crates
 	cargo test --workspace --exclude runvm-tests
 
 test-host: demo-packages test-packages build ## Test whole behaviours on this machine, in both isolations
 	RUNVM_BIN=$(STAGE)/bin/runvm cargo test -p runvm-tests --test system
 
-test-peer: test-packages ## Prove the container tests with runc in runvm's place
+test-peer: demo-packages test-packages ## Prove the container tests with runc in runvm's place
 	RUNVM_BIN=runc cargo test -p runvm-tests --test system
 
 test-nested: demo-packages test-packages build ## Test whole behaviours in a nested host with KVM and cgroup v2
@@ -83,4 +84,5 @@ endef
 
 build-packages: ; $(call ensure,$(BUILD_PACKAGES))
 demo-packages: ; $(call ensure,$(DEMO_PACKAGES))
+bench-packages: ; $(call ensure,$(BENCH_PACKAGES))
 test-packages: ; $(call ensure,$(TEST_PACKAGES) $(HOST_PACKAGES))

@@ -16,7 +16,6 @@ crate::tests![
     a_file_system_says_what_it_refuses,
     a_missing_working_directory_is_told,
     a_ceiling_that_cannot_be_raised_names_the_limit,
-    what_is_not_supported_is_refused_by_name,
     a_class_of_service_is_refused_where_there_are_none,
     a_container_without_mount_namespace_mounts_nothing,
 ];
@@ -100,13 +99,6 @@ fn a_ceiling_that_cannot_be_raised_names_the_limit() {
         "{error}"
     );
     assert!(error.ends_with("operation not permitted"), "{error}");
-}
-
-fn what_is_not_supported_is_refused_by_name() {
-    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
-    let bundle = Bundle::shell("").set("/linux/seccomp", profile);
-    let error = bundle.error();
-    assert_eq!(error, "linux.seccomp is not supported yet");
 }
 
 fn a_class_of_service_is_refused_where_there_are_none() {
