@@ -63,7 +63,10 @@ fn events_are_for_what_runs(runtime: &Runtime) {
         let outcome = runtime.call([&["events"], flags, &[&id]].concat());
         assert_ne!(outcome.code, 0, "{outcome}");
         assert!(outcome.errors().contains(word), "{outcome}");
-        assert_eq!(outcome.output(), "", "{outcome}");
+        // runc tells there how it is used.
+        if !Runtime::is_runc() {
+            assert_eq!(outcome.output(), "", "{outcome}");
+        }
     };
     refuses(&["--interval", "0s"], "interval");
     refuses(&["--interval", "soon"], "soon");
