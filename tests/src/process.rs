@@ -25,6 +25,11 @@ impl Process {
         Some(Self { pid, pidfd })
     }
 
+    /// Takes hold of the process `pid` by a pidfd that another has opened.
+    pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd }
+    }
+
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.pid

@@ -97,7 +97,7 @@ impl Terminal {
     }
 }
 
-/// The socket an engine listens on for a terminal: `--console-socket`.
+/// The socket an engine listens on for a descriptor: `--console-socket`, `--pidfd-socket`.
 #[derive(Debug)]
 pub struct ConsoleSocket {
     path: String,
@@ -119,25 +119,34 @@ impl ConsoleSocket {
     /// Takes the terminal that is sent.
     #[track_caller]
     pub fn accept_terminal(&self) -> Terminal {
-        wait_readable(&self.listener, "a connection to the console socket");
+        Terminal::of_master(self.accept().0)
+    }
+
+    /// Takes the descriptor that is sent, and the words that come with it.
+    #[track_caller]
+    pub fn accept(&self) -> (OwnedFd, String) {
+        wait_readable(&self.listener, "a connection to the socket");
         let (connection, _) = self.listener.accept().expect("a connection is there");
-        wait_readable(&connection, "a terminal on the console socket");
+        wait_readable(&connection, "a descriptor on the socket");
         let mut name = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(&mut name)];
-        recvmsg(
+        let message = recvmsg(
             &connection,
             &mut buffers,
             &mut control,
             RecvFlags::CMSG_CLOEXEC,
         )
         .expect("a message is there");
-        let master = control.drain().find_map(|message| match message {
+        let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        Terminal::of_master(master.expect("the message carries a descriptor"))
+        (
+            descriptor.expect("the message carries a descriptor"),
+            String::from_utf8_lossy(&name[..message.bytes]).into_owned(),
+        )
     }
 }
 

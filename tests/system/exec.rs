@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use runvm_tests::{Container, Input, Process, Running, Runtime, each_isolation};
+use runvm_tests::{
+    Container, Input, Process, Running, Runtime, cgroups_of, container_only, each_isolation,
+    vm_only,
+};
 use serde_json::json;
 
 each_isolation! {
@@ -11,6 +14,14 @@ each_isolation! {
     exec_fails_as_a_shell_does,
     exec_in_the_background_tells_its_pid,
     exec_works_before_the_start,
+}
+
+container_only! {
+    exec_can_run_in_a_cgroup_below,
+}
+
+vm_only! {
+    exec_in_a_cgroup_below_is_refused,
 }
 
 fn sleeper(runtime: &Runtime) -> Container<'_> {
@@ -148,4 +159,40 @@ fn exec_works_before_the_start(runtime: &Runtime) {
     container.start();
     assert_eq!(container.finish().exits(0).output(), "started\n");
     container.delete();
+}
+
+fn exec_can_run_in_a_cgroup_below(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    for cgroup in cgroups_of(container.id()) {
+        fs::create_dir(cgroup.join("sub")).expect("the hierarchy can be written to");
+    }
+    let is_v2 = fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    let below = if is_v2 { "sub" } else { "pids,memory:sub" };
+    let exec = |below: &str| {
+        let list = ["cat", "/proc/self/cgroup"];
+        container.exec_with(&["--cgroup", below], &list)
+    };
+    let inside = |text: &str| {
+        let inside = text.lines().filter(|line| line.ends_with("/sub"));
+        inside.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines = exec(below).succeeds().output();
+    let count = if is_v2 { 1 } else { 2 };
+    assert_eq!(inside(&lines).len(), count, "{lines}");
+    let lines = container.exec(&["cat", "/proc/self/cgroup"]).succeeds();
+    assert_eq!(inside(&lines.output()), [""; 0]);
+    let prefix = if is_v2 { "" } else { "pids:" };
+    for (path, word) in [("../..", ".."), ("no-such", "no-such")] {
+        exec(&format!("{prefix}{path}")).refuses(255, &[word]);
+    }
+    exec("no-such-controller:sub").refuses(255, &["no-such-controller"]);
+    end(container);
+}
+
+fn exec_in_a_cgroup_below_is_refused(runtime: &Runtime) {
+    let container = sleeper(runtime);
+    container
+        .exec_with(&["--cgroup", "sub"], &["true"])
+        .refuses(255, &["--cgroup", "vm isolation"]);
+    end(container);
 }

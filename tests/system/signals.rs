@@ -1,6 +1,6 @@
 //! Signals: by `kill`, and through a `run` in the foreground.
 
-use runvm_tests::{Input, Runtime, each_isolation};
+use runvm_tests::{Bundle, Input, Runtime, container_only, each_isolation};
 use rustix::process::Signal;
 
 each_isolation! {
@@ -8,6 +8,11 @@ each_isolation! {
     run_forwards_signals_to_the_program,
     run_tells_that_a_signal_killed_the_program,
     what_a_program_leaves_in_the_background_dies_with_it,
+}
+
+container_only! {
+    without_a_pid_namespace_sigkill_is_for_all,
+    what_outlives_the_first_process_can_be_killed,
 }
 
 /// Names each signal it gets, and goes on: `wait` is interrupted by them.
@@ -76,4 +81,43 @@ fn what_a_program_leaves_in_the_background_dies_with_it(runtime: &Runtime) {
     // That nothing is left is seen when the test has ended.
     let outcome = runtime.run(&bundle).exits(5);
     assert_eq!(outcome.output(), "left it\n");
+}
+
+/// Has it see the host's processes.
+fn without_pid_namespace(bundle: Bundle) -> Bundle {
+    bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut();
+        namespaces
+            .expect("an array")
+            .retain(|namespace| namespace["type"] != "pid");
+    })
+}
+
+fn without_a_pid_namespace_sigkill_is_for_all(runtime: &Runtime) {
+    if runtime.skips_runc("runc does so since 1.2") {
+        return;
+    }
+    let bundle = without_pid_namespace(runtime.bundle());
+    let mut container = runtime.create(&bundle.shell("sleep 1000 & echo ready; wait"));
+    container.start();
+    container.output().wait_for("ready\n");
+    container.kill("KILL");
+    // The output ends with the last of them.
+    container.finish().exits(137);
+    container.delete();
+}
+
+fn what_outlives_the_first_process_can_be_killed(runtime: &Runtime) {
+    let bundle = without_pid_namespace(runtime.bundle());
+    let mut container = runtime.create(&bundle.shell("sleep 1000 & echo ready; exit 3"));
+    container.start();
+    container.output().wait_for("ready\n");
+    assert!(container.running().process().wait_for_end());
+    assert_eq!(container.state().status, "stopped");
+    let id = container.id().to_owned();
+    runtime.call(["kill", "--all", &id, "KILL"]).succeeds();
+    container.finish().exits(3);
+    // There is nobody left, which is what was asked for.
+    runtime.call(["kill", "--all", &id, "KILL"]).succeeds();
+    container.delete();
 }

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod observed;
+
 fn resources(value: Value) -> LinuxResources {
     serde_json::from_value(value).unwrap()
 }
@@ -71,7 +73,11 @@ impl Scratch {
 
     /// Runs `script` by a shell that first enters the cgroup by itself, through [`Entry`].
     fn spawn(&self, script: &str) -> Child {
-        let entry = self.0.entry().unwrap();
+        self.spawn_into(self.0.entry().unwrap(), script)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "it is used up")]
+    fn spawn_into(&self, entry: Entry, script: &str) -> Child {
         let here = format!("/proc/{}/fd", std::process::id());
         let mut ways: Vec<String> = entry
             .tasks

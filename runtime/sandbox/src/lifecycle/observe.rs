@@ -78,13 +78,16 @@ impl Container {
             .record
             .process
             .ok_or_else(|| self.not_running(self.status()))?;
-        process.open().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => self.not_running(Status::Stopped),
-            _ => ObserveError::Process {
-                id: self.record.id.clone(),
-                source,
-            },
-        })
+        process
+            .open()
+            .map_err(|source| match source.raw_os_error() {
+                // It has gone, or another process has its pid by now.
+                Some(nix::libc::ESRCH) | None => self.not_running(Status::Stopped),
+                Some(_) => ObserveError::Process {
+                    id: self.record.id.clone(),
+                    source,
+                },
+            })
     }
 
     fn observed(&self) -> Result<Cgroup, ObserveError> {

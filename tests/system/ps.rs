@@ -1,0 +1,94 @@
+//! `ps`: what runs in a container.
+
+use runvm_tests::{Container, Isolation, Runtime, container_only, each_isolation, vm_only};
+use serde_json::Value;
+
+each_isolation! {
+    the_pids_of_all_processes_are_told_as_json,
+}
+
+container_only! {
+    a_table_shows_the_lines_of_ps,
+}
+
+vm_only! {
+    a_table_is_refused,
+}
+
+/// A container of two processes.
+fn pair(runtime: &Runtime) -> Container<'_> {
+    let script = "sleep 1000 & echo ready; wait";
+    let container = runtime.create(&runtime.bundle().shell(script));
+    container.start();
+    container.output().wait_for("ready\n");
+    container
+}
+
+fn end(mut container: Container<'_>) {
+    container.kill("KILL");
+    container.finish().exits(137);
+    container.delete();
+}
+
+fn pids(runtime: &Runtime, container: &Container<'_>) -> Vec<i64> {
+    let ps = runtime
+        .call(["ps", "--format", "json", container.id()])
+        .succeeds();
+    let pids: Value = serde_json::from_slice(&ps.output).expect("ps prints JSON");
+    // runc has null for none.
+    let pids = pids.as_array().cloned().unwrap_or_default();
+    pids.iter().filter_map(Value::as_i64).collect()
+}
+
+fn the_pids_of_all_processes_are_told_as_json(runtime: &Runtime) {
+    let mut container = pair(runtime);
+    let pid = container.state().pid;
+    let told = pids(runtime, &container);
+    assert_eq!(told.len(), 2, "{told:?}");
+    // In a microVM they are the guest's.
+    if runtime.isolation() == Isolation::Container {
+        assert!(told.contains(&pid.into()), "{told:?} without {pid}");
+    }
+    container.kill("KILL");
+    container.finish().exits(137);
+    assert_eq!(pids(runtime, &container), [0_i64; 0]);
+    container.delete();
+    runtime
+        .call(["ps", container.id()])
+        .refuses(1, &["does not exist"]);
+}
+
+fn a_table_shows_the_lines_of_ps(runtime: &Runtime) {
+    let container = pair(runtime);
+    let pid = container.state().pid.to_string();
+    let table = runtime.call(["ps", container.id()]).succeeds().output();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(
+        lines[0].contains("PID") && lines[0].contains("CMD"),
+        "{table}"
+    );
+    assert!(lines[1..].iter().any(|line| line.contains(&pid)), "{table}");
+    assert!(table.contains("sleep 1000"), "{table}");
+
+    let flags = ["ps", container.id(), "-e", "-o", "pid,args"];
+    let table = runtime.call(flags).succeeds().output();
+    assert!(
+        table
+            .lines()
+            .any(|line| line.trim_start().starts_with(&pid)),
+        "{table}"
+    );
+    assert_eq!(table.lines().count(), 3, "{table}");
+    let flags = ["ps", container.id(), "-e", "-o", "args"];
+    runtime.call(flags).refuses(1, &["PID"]);
+    end(container);
+}
+
+fn a_table_is_refused(runtime: &Runtime) {
+    let container = pair(runtime);
+    runtime
+        .call(["ps", container.id()])
+        .refuses(1, &["--format json"]);
+    end(container);
+}
