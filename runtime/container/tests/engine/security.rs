@@ -160,6 +160,11 @@ fn labels_are_those_of_the_plan() {
     let output = container.run(current).replace('\0', "");
     let labels: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(labels, [&label, &label]);
+    drop(container);
+    // Its devpts has the label already, and takes no other.
+    let bundle = bundle.set("/process/terminal", json!(true));
+    let created = bundle.create().map(drop);
+    created.unwrap_or_else(|error| panic!("{}", chain(&error)));
 }
 
 fn a_label_that_does_not_exist_is_told() {
