@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use runvm_oci::Process;
 use rustix::fs::{FsWord, XattrFlags, setxattr, statfs};
+use rustix::io::Errno;
 
 use crate::proc_fs::ProcFs;
 
@@ -108,10 +109,9 @@ pub(crate) fn label_terminal(slave: &OwnedFd, label: Option<&str>) -> Result<(),
 pub(crate) fn label_file(file: &OwnedFd, label: &str) -> io::Result<()> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let value = label.as_bytes();
-    Ok(setxattr(
-        path,
-        "security.selinux",
-        value,
-        XattrFlags::empty(),
-    )?)
+    match setxattr(path, "security.selinux", value, XattrFlags::empty()) {
+        // Mounted with a label for all its files, as a devpts of the container's own is.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }

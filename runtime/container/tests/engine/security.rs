@@ -11,6 +11,8 @@ crate::tests![
     labels_are_refused_where_selinux_is_not_enabled,
     a_profile_confines_the_program_and_what_is_executed_beside_it,
     a_profile_that_is_not_loaded_is_told,
+    labels_are_those_of_the_plan,
+    a_label_that_does_not_exist_is_told,
 ];
 
 fn has_apparmor() -> bool {
@@ -115,6 +117,65 @@ fn a_profile_that_is_not_loaded_is_told() {
     let error = bundle.error();
     assert!(
         error.contains("cannot set process.apparmorProfile \"runvm-none\": no such file"),
+        "{error}"
+    );
+}
+
+/// A label that a program may have here: the own one.
+fn own_label() -> String {
+    let label = std::fs::read_to_string("/proc/self/attr/current").unwrap();
+    label.trim_end_matches(['\0', '\n']).to_owned()
+}
+
+/// A label that files have here.
+fn file_label() -> String {
+    let mut value = [0; 256];
+    match rustix::fs::getxattr("/tmp", "security.selinux", &mut value[..]) {
+        Ok(length) => String::from_utf8_lossy(&value[..length])
+            .trim_end_matches('\0')
+            .to_owned(),
+        Err(_) => own_label(),
+    }
+}
+
+/// Before a policy is loaded there is one label, which is no context, and any text is taken for it.
+fn has_policy() -> bool {
+    has_selinux() && own_label().contains(':')
+}
+
+fn labels_are_those_of_the_plan() {
+    if !has_policy() {
+        println!("skipped: needs SELinux with a policy");
+        return;
+    }
+    let label = own_label();
+    let bundle = Bundle::shell("exec sleep 100")
+        .set("/process/selinuxLabel", json!(label))
+        .set("/linux/mountLabel", json!(file_label()));
+    let container = bundle
+        .create()
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    container.start();
+    let current = "for p in 1 self; do cat /proc/$p/attr/current; echo; done";
+    let output = container.run(current).replace('\0', "");
+    let labels: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(labels, [&label, &label]);
+    drop(container);
+    // Its devpts has the label already, and takes no other.
+    let bundle = bundle.set("/process/terminal", json!(true));
+    let created = bundle.create().map(drop);
+    created.unwrap_or_else(|error| panic!("{}", chain(&error)));
+}
+
+fn a_label_that_does_not_exist_is_told() {
+    if !has_policy() {
+        println!("skipped: needs SELinux with a policy");
+        return;
+    }
+    let bundle = Bundle::shell("true").set("/process/selinuxLabel", json!("no label"));
+    let error = bundle.error();
+    assert!(
+        error.contains("label \"no label\"") || error.contains("selinuxLabel \"no label\""),
         "{error}"
     );
 }
