@@ -42,13 +42,15 @@ pub(super) fn bench(session: &Session<'_>, args: &Bench) -> anyhow::Result<u8> {
             .iter()
             .map(|(isolation, samples)| Ok((isolation.to_string(), serde_json::to_value(samples)?)))
             .collect::<serde_json::Result<_>>()?;
-        println!("{}", serde_json::to_string_pretty(&samples)?);
+        super::print(&serde_json::to_string_pretty(&samples)?)?;
         return Ok(0);
     }
     for (isolation, samples) in &samples {
-        println!("{isolation}: median of {}", samples.len());
-        print!("{}", draw(&median(samples)));
-        println!();
+        let waterfall = draw(&median(samples));
+        super::print(&format!(
+            "{isolation}: median of {}\n{waterfall}",
+            samples.len()
+        ))?;
     }
     Ok(0)
 }

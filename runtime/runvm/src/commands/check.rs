@@ -90,22 +90,16 @@ fn microvm_findings(settings: &Settings) -> Vec<Finding> {
 
 fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(findings)?);
-        return Ok(());
+        return super::print(&serde_json::to_string_pretty(findings)?);
     }
-    for Finding {
-        name,
-        available,
-        detail,
-        ..
-    } in findings
-    {
-        println!(
-            "{name:24} {:4} {detail}",
-            if *available { "yes" } else { "no" }
-        );
-    }
-    Ok(())
+    let lines: Vec<String> = findings
+        .iter()
+        .map(|finding| {
+            let word = if finding.available { "yes" } else { "no" };
+            format!("{:24} {word:4} {}", finding.name, finding.detail)
+        })
+        .collect();
+    super::print(&lines.join("\n"))
 }
 
 /// Container isolation needs all that is `container`'s but a security module.

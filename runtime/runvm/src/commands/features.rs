@@ -1,5 +1,5 @@
 /// `runvm features`: prints what this runtime supports.
 pub(super) fn features() -> anyhow::Result<u8> {
-    println!("{}", serde_json::to_string_pretty(&runvm_oci::features())?);
+    super::print(&serde_json::to_string_pretty(&runvm_oci::features())?)?;
     Ok(0)
 }

@@ -17,6 +17,7 @@ mod start;
 mod state;
 mod update;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -74,6 +75,11 @@ fn root(global: &Global) -> PathBuf {
         Some(dir) if !rustix::process::geteuid().is_root() => Path::new(&dir).join("runvm"),
         _ => "/run/runvm".into(),
     }
+}
+
+/// Writes `text` and a newline to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
 impl Session<'_> {

@@ -54,6 +54,6 @@ fn owner(uid: u32) -> String {
 /// `runvm state`: prints a container's state.
 pub(super) fn state(session: &Session<'_>, args: &Id) -> anyhow::Result<u8> {
     let container = Container::open(&session.store, &args.id)?;
-    println!("{}", serde_json::to_string_pretty(&State::of(&container))?);
+    super::print(&serde_json::to_string_pretty(&State::of(&container))?)?;
     Ok(0)
 }
