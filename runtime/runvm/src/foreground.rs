@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runvm_sys::PidFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,25 +22,9 @@ const CHUNK: usize = 4096;
 pub(crate) struct ForwardedSignals(SignalFd);
 
 impl ForwardedSignals {
-    /// Takes all that can be taken but those that say something about this process itself.
+    /// Blocks them for this process, and has them read from here on.
     pub(crate) fn take() -> anyhow::Result<Self> {
-        let mut set = SigSet::all();
-        for own in [
-            Signal::SIGCHLD,
-            Signal::SIGPIPE,
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGILL,
-            Signal::SIGFPE,
-            Signal::SIGABRT,
-            Signal::SIGTTIN,
-            Signal::SIGTTOU,
-            Signal::SIGTSTP,
-            // The Go runtime of an engine that shares our process group sends it to itself.
-            Signal::SIGURG,
-        ] {
-            set.remove(own);
-        }
+        let set = runvm_sandbox::signals::forwarded();
         set.thread_block().context("cannot block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(

@@ -14,6 +14,7 @@ mod operation;
 pub mod phases;
 mod record;
 mod settings;
+pub mod signals;
 mod store;
 mod terminal;
 

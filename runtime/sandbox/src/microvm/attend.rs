@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runvm_proto::{Answer, ExitStatus, Process, Request};
 
@@ -22,21 +21,7 @@ pub(super) struct Signals(SignalFd);
 impl Signals {
     /// Blocks them, for this thread and those it starts from now on.
     pub(super) fn take() -> io::Result<Self> {
-        let mut set = SigSet::all();
-        // These say something about this process itself.
-        for own in [
-            Signal::SIGCHLD,
-            Signal::SIGPIPE,
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGILL,
-            Signal::SIGFPE,
-            Signal::SIGABRT,
-            Signal::SIGTTIN,
-            Signal::SIGTTOU,
-        ] {
-            set.remove(own);
-        }
+        let set = crate::signals::forwarded();
         set.thread_block()?;
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
     }
