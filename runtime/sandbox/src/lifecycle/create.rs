@@ -1,0 +1,285 @@
+//! `create`: a container up to OCI status `created`.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::SystemTime;
+
+use runvm_container::Stdio;
+use runvm_container::cgroup::{Cgroup, CgroupError, Location};
+use runvm_oci::{LinuxIntelRdt, Plan};
+use runvm_sys::PidFd;
+
+use super::console::{Announcement, Console, ConsoleError, HandOverError};
+use super::{KILL_PATIENCE, wait_for_end};
+use crate::phases::Waterfall;
+use crate::record::{ProcessIdentity, Record};
+use crate::{
+    BackendError, Blueprint, Built, Directory, IsolationKind, Settings, Store, StoreError,
+};
+
+/// What `create` is asked for.
+pub struct CreateRequest<'a> {
+    /// The new container's id.
+    pub id: &'a str,
+    /// The bundle, absolute.
+    pub bundle: &'a Path,
+    /// The checked configuration.
+    pub plan: &'a Plan,
+    /// The bytes `plan` was read from.
+    pub config: &'a [u8],
+    /// Which way to isolate it.
+    pub isolation: IsolationKind,
+    /// The runtime's settings.
+    pub settings: &'a Settings,
+    /// The first process's stdio, when it has no terminal.
+    pub stdio: Stdio,
+    /// Who gets the terminal.
+    pub console: Console<'a>,
+    /// Where to write the pid.
+    pub pid_file: Option<&'a Path>,
+    /// The unix socket of an engine that wants a pidfd.
+    pub pidfd_socket: Option<&'a Path>,
+    /// How many descriptors from 3 on the process inherits.
+    pub preserve_fds: u32,
+    /// Leave the old root by `chroot`.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
+    /// Go on without a cgroup where the user may not make one and the bundle asks for none.
+    pub rootless: bool,
+}
+
+/// Why a container could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The terminal cannot be handed over.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The cgroup could not be made or limited.
+    #[error("cannot set up the cgroup of container {id:?}")]
+    Cgroup {
+        /// The container.
+        id: String,
+        /// What failed.
+        source: CgroupError,
+    },
+    /// The caller asked for a cgroup driver that is not there.
+    #[error("--systemd-cgroup: the systemd cgroup driver is not supported yet")]
+    SystemdCgroup,
+    /// The isolation failed.
+    #[error("cannot create container {id:?}")]
+    Build {
+        /// The container.
+        id: String,
+        /// What failed.
+        source: BackendError,
+    },
+    /// The process ended before it could be recorded.
+    #[error("container {0:?} ended while it was being created")]
+    Ended(String),
+    /// The pid could not be handed over.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
+}
+
+/// A container at status `created`, in the hands of the process that made it.
+pub struct Created {
+    /// The process that stands for it, a child of this one.
+    pub pid: u32,
+    /// A handle on it.
+    pub pidfd: PidFd,
+    /// Its terminal, when the caller takes it.
+    pub terminal: Option<OwnedFd>,
+    /// What is odd, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a container, up to OCI status `created`. On failure nothing of it is left.
+pub fn create(
+    store: &Store,
+    request: CreateRequest<'_>,
+    waterfall: &mut Waterfall,
+) -> Result<Created, CreateError> {
+    request.console.check(request.plan.process.terminal)?;
+    if request.systemd_cgroup {
+        return Err(CreateError::SystemdCgroup);
+    }
+    let directory = store.reserve(request.id)?;
+    let lock = directory.lock()?;
+    let mut unfinished = Unfinished {
+        directory: Some(&directory),
+        cgroup: None,
+        process: None,
+        intel_rdt: request.plan.intel_rdt.as_ref(),
+    };
+
+    let location = locate_cgroup(&request)?;
+    let mut record = new_record(&request);
+    // Kept before the cgroup is made, so that a creation cut short can be cleaned up.
+    record.cgroup = Some(location.record());
+    directory.write_config(request.config)?;
+    directory.write_record(&record)?;
+    unfinished.cgroup = make_cgroup(&request, location)?;
+    record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
+    waterfall.end("reserve");
+
+    let console = request.console;
+    let announcement = Announcement {
+        pid_file: request.pid_file,
+        pidfd_socket: request.pidfd_socket,
+        kind: "standard",
+    };
+    let isolation = request.isolation.isolation();
+    let built = isolation
+        .create(blueprint(request, &directory, unfinished.cgroup.as_ref()))
+        .map_err(|source| CreateError::Build {
+            id: record.id.clone(),
+            source,
+        })?;
+    waterfall.end_built(&built.stamps);
+    let Built {
+        pid,
+        pidfd,
+        terminal,
+        annotations,
+        warnings,
+        ..
+    } = built;
+    unfinished.process = Some(pidfd);
+
+    record.process =
+        Some(ProcessIdentity::of(pid).ok_or_else(|| CreateError::Ended(record.id.clone()))?);
+    record.annotations.extend(
+        annotations
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
+    directory.write_record(&record)?;
+    let terminal = console.hand_over(terminal)?;
+    if let Some(pidfd) = &unfinished.process {
+        announcement.make(pid, pidfd)?;
+    }
+    let pidfd = unfinished
+        .keep()
+        .ok_or_else(|| CreateError::Ended(record.id.clone()))?;
+    drop(lock);
+    Ok(Created {
+        pid,
+        pidfd,
+        terminal,
+        warnings,
+    })
+}
+
+fn new_record(request: &CreateRequest<'_>) -> Record {
+    let mut annotations: BTreeMap<String, String> = request.plan.annotations.clone();
+    annotations.insert(
+        IsolationKind::ANNOTATION.to_owned(),
+        request.isolation.as_str().to_owned(),
+    );
+    Record {
+        version: Record::VERSION,
+        id: request.id.to_owned(),
+        oci_version: request.plan.oci_version.clone(),
+        bundle: request.bundle.to_owned(),
+        rootfs: request.plan.root.path.clone(),
+        isolation: request.isolation,
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        owner_uid: rustix::process::geteuid().as_raw(),
+        annotations,
+        cgroup: None,
+        process: None,
+    }
+}
+
+fn locate_cgroup(request: &CreateRequest<'_>) -> Result<Location, CreateError> {
+    let path = request.plan.cgroups_path.as_deref();
+    Location::find(path, request.id).map_err(|source| CreateError::Cgroup {
+        id: request.id.to_owned(),
+        source,
+    })
+}
+
+fn make_cgroup(
+    request: &CreateRequest<'_>,
+    location: Location,
+) -> Result<Option<Cgroup>, CreateError> {
+    let plan = request.plan;
+    let isolation = request.isolation.isolation();
+    match location.make(&isolation.host_resources(plan, request.settings)) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(error) if request.rootless && error.is_permission() && plan.cgroups_path.is_none() => {
+            Ok(None)
+        }
+        Err(source) => Err(CreateError::Cgroup {
+            id: request.id.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn blueprint<'a>(
+    request: CreateRequest<'a>,
+    directory: &'a Directory,
+    cgroup: Option<&'a Cgroup>,
+) -> Blueprint<'a> {
+    Blueprint {
+        id: request.id,
+        plan: request.plan,
+        config: request.config,
+        bundle: request.bundle,
+        directory,
+        cgroup,
+        stdio: request.stdio,
+        preserve_fds: request.preserve_fds,
+        no_pivot: request.no_pivot,
+        no_new_keyring: request.no_new_keyring,
+        settings: request.settings,
+    }
+}
+
+/// What a creation that fails takes back.
+struct Unfinished<'a> {
+    directory: Option<&'a Directory>,
+    cgroup: Option<Cgroup>,
+    process: Option<PidFd>,
+    intel_rdt: Option<&'a LinuxIntelRdt>,
+}
+
+impl Unfinished<'_> {
+    /// Takes back nothing any more.
+    fn keep(mut self) -> Option<PidFd> {
+        self.directory = None;
+        self.cgroup = None;
+        self.intel_rdt = None;
+        self.process.take()
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // The error on its way out is the one to tell; what cannot be taken back here is
+        // shown by `list` and removed by `delete --force`.
+        if let Some(process) = &self.process {
+            let _ = process.send_signal(nix::libc::SIGKILL);
+            let _ = wait_for_end(process, KILL_PATIENCE);
+            let _ = process.reap();
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.kill();
+            let _ = cgroup.delete();
+        }
+        if let Some(directory) = self.directory {
+            if let Some(asked) = self.intel_rdt {
+                let _ = runvm_container::remove_resctrl(asked, directory.id());
+            }
+            let _ = directory.remove();
+        }
+    }
+}
