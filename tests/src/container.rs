@@ -131,6 +131,14 @@ impl<'r> Container<'r> {
             .expect("it has not been waited for")
             .finish()
     }
+
+    /// Kills its first process, which must be seen to die of that, and `delete`s it.
+    #[track_caller]
+    pub fn end(mut self) {
+        self.kill("KILL");
+        self.finish().exits(137);
+        self.delete();
+    }
 }
 
 impl Drop for Container<'_> {

@@ -36,12 +36,6 @@ fn sleeper(runtime: &Runtime) -> Container<'_> {
     container
 }
 
-fn end(mut container: Container<'_>) {
-    container.kill("KILL");
-    container.finish().exits(137);
-    container.delete();
-}
-
 fn exec_runs_where_the_program_runs(runtime: &Runtime) {
     let container = sleeper(runtime);
     // The same files, mounts, processes, host name and namespaces.
@@ -74,7 +68,7 @@ fn exec_runs_where_the_program_runs(runtime: &Runtime) {
     );
     assert_eq!(container.output().text(), "ready\n");
     assert_eq!(container.state().status, "running");
-    end(container);
+    container.end();
 }
 
 fn exec_takes_a_process_of_its_own(runtime: &Runtime) {
@@ -106,7 +100,7 @@ fn exec_takes_a_process_of_its_own(runtime: &Runtime) {
     container
         .exec_with(&flags, &[])
         .prints(&format!("name blue /dev\n7\n{umask}\n"));
-    end(container);
+    container.end();
 }
 
 fn exec_fails_as_a_shell_does(runtime: &Runtime) {
@@ -125,7 +119,7 @@ fn exec_fails_as_a_shell_does(runtime: &Runtime) {
         .exec_with(&["--cwd", "/no/such"], &["true"])
         .refuses(255, &["/no/such"]);
     assert_eq!(container.state().status, "running");
-    end(container);
+    container.end();
 }
 
 fn exec_in_the_background_tells_its_pid(runtime: &Runtime) {
@@ -142,7 +136,7 @@ fn exec_in_the_background_tells_its_pid(runtime: &Runtime) {
     running.write("go on\n");
     assert!(exec.wait_for_end());
     assert_eq!(exec.reap(), Some(5));
-    end(container);
+    container.end();
 }
 
 /// The process whose pid is in the file once the command has ended.
@@ -186,7 +180,7 @@ fn exec_can_run_in_a_cgroup_below(runtime: &Runtime) {
         exec(&format!("{prefix}{path}")).refuses(255, &[word]);
     }
     exec("no-such-controller:sub").refuses(255, &["no-such-controller"]);
-    end(container);
+    container.end();
 }
 
 fn exec_in_a_cgroup_below_is_refused(runtime: &Runtime) {
@@ -194,5 +188,5 @@ fn exec_in_a_cgroup_below_is_refused(runtime: &Runtime) {
     container
         .exec_with(&["--cgroup", "sub"], &["true"])
         .refuses(255, &["--cgroup", "vm isolation"]);
-    end(container);
+    container.end();
 }

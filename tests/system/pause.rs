@@ -20,12 +20,6 @@ fn echo(runtime: &Runtime) -> Container<'_> {
     container
 }
 
-fn end(mut container: Container<'_>) {
-    container.kill("KILL");
-    container.finish().exits(137);
-    container.delete();
-}
-
 fn pause(runtime: &Runtime, container: &Container<'_>) {
     runtime.call(["pause", container.id()]).prints("");
     assert_eq!(container.state().status, "paused");
@@ -54,7 +48,7 @@ fn a_paused_container_stands_still_until_it_is_resumed(runtime: &Runtime) {
     container.output().wait_for("hello\n");
     assert_eq!(container.state().pid, pid);
     container.exec(&["echo", "again"]).prints("again\n");
-    end(container);
+    container.end();
 }
 
 fn pause_and_resume_are_refused_where_they_make_no_sense(runtime: &Runtime) {
@@ -105,7 +99,7 @@ fn another_signal_never_ends_up_lost(runtime: &Runtime) {
         resume(runtime, &container);
         container.output().wait_for("got TERM\n");
     }
-    end(container);
+    container.end();
 }
 
 fn a_program_can_be_added_to_wait_for_the_resume(runtime: &Runtime) {
@@ -115,5 +109,5 @@ fn a_program_can_be_added_to_wait_for_the_resume(runtime: &Runtime) {
     let exec = Running::spawn(exec, Input::Null);
     resume(runtime, &container);
     exec.finish().prints("later\n");
-    end(container);
+    container.end();
 }

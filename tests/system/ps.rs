@@ -24,12 +24,6 @@ fn pair(runtime: &Runtime) -> Container<'_> {
     container
 }
 
-fn end(mut container: Container<'_>) {
-    container.kill("KILL");
-    container.finish().exits(137);
-    container.delete();
-}
-
 fn pids(runtime: &Runtime, container: &Container<'_>) -> Vec<i64> {
     let ps = runtime
         .call(["ps", "--format", "json", container.id()])
@@ -82,7 +76,7 @@ fn a_table_shows_the_lines_of_ps(runtime: &Runtime) {
     assert_eq!(table.lines().count(), 3, "{table}");
     let flags = ["ps", container.id(), "-e", "-o", "args"];
     runtime.call(flags).refuses(1, &["PID"]);
-    end(container);
+    container.end();
 }
 
 fn a_table_is_refused(runtime: &Runtime) {
@@ -90,5 +84,5 @@ fn a_table_is_refused(runtime: &Runtime) {
     runtime
         .call(["ps", container.id()])
         .refuses(1, &["--format json"]);
-    end(container);
+    container.end();
 }

@@ -35,12 +35,6 @@ fn sleeper<'r>(runtime: &'r Runtime, resources: &serde_json::Value) -> Container
     container
 }
 
-fn end(mut container: Container<'_>) {
-    container.kill("KILL");
-    container.finish().exits(137);
-    container.delete();
-}
-
 #[track_caller]
 fn update(runtime: &Runtime, container: &Container<'_>, flags: &[&str]) {
     let words = [&["update"], flags, &[container.id()]].concat();
@@ -72,7 +66,7 @@ fn a_new_limit_of_processes_holds_at_once(runtime: &Runtime) {
     assert!(few.errors().contains("fork"), "{few}");
     update(runtime, &container, &["--pids-limit", "100"]);
     container.exec(&["sh", "-c", forks]).prints("all\n");
-    end(container);
+    container.end();
 }
 
 fn what_cannot_be_a_limit_is_refused(runtime: &Runtime) {
@@ -138,7 +132,7 @@ fn flags_and_documents_change_what_they_name(runtime: &Runtime) {
         update(runtime, &container, &["--pids-limit", "30"]);
     }
     assert_eq!(container.state().status, "running");
-    end(container);
+    container.end();
 }
 
 fn memory_goes_up_and_down(runtime: &Runtime) {
@@ -158,7 +152,7 @@ fn memory_goes_up_and_down(runtime: &Runtime) {
     let low = limit(&container, "memory.soft_limit_in_bytes", "memory.low");
     assert_eq!(low, (16 * MIB).to_string());
     assert_eq!(memory(), (48 * MIB).to_string());
-    end(container);
+    container.end();
 }
 
 fn a_machine_does_not_grow(runtime: &Runtime) {
@@ -168,5 +162,5 @@ fn a_machine_does_not_grow(runtime: &Runtime) {
         .call(words)
         .refuses(1, &["linux.resources.memory.limit"]);
     update(runtime, &container, &["--memory", "48M"]);
-    end(container);
+    container.end();
 }

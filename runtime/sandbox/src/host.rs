@@ -85,10 +85,6 @@ impl Container<'_> {
         Ok((process, pidfd))
     }
 
-    fn cgroup(&self) -> Result<Option<Cgroup>, BackendError> {
-        Ok(self.record.cgroup.as_ref().map(Cgroup::open).transpose()?)
-    }
-
     fn signal_all(&self, cgroup: &Cgroup, signal: i32) -> Result<(), BackendError> {
         if signal == nix::libc::SIGKILL {
             // This misses no process that is forked meanwhile.
@@ -127,7 +123,7 @@ impl Sandbox for Container<'_> {
 
     fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
         let (process, target) = self.first_process()?;
-        let cgroup = self.cgroup()?;
+        let cgroup = self.record.cgroup()?;
         let executed = runvm_container::exec(ExecRequest {
             process: exec.process,
             process_json: exec.process_json,
@@ -148,7 +144,7 @@ impl Sandbox for Container<'_> {
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
         // Without a cgroup, the first process is all that is known.
-        if all && let Some(cgroup) = self.cgroup()? {
+        if all && let Some(cgroup) = self.record.cgroup()? {
             return self.signal_all(&cgroup, signal);
         }
         let (process, pidfd) = self.first_process()?;
@@ -163,12 +159,12 @@ impl Sandbox for Container<'_> {
     }
 
     fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
-        let cgroup = self.cgroup()?.ok_or(ReachError::NoCgroup)?;
+        let cgroup = self.record.cgroup()?.ok_or(ReachError::NoCgroup)?;
         Ok(cgroup.pids()?)
     }
 
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
-        let cgroup = self.cgroup()?.ok_or(ReachError::NoCgroup)?;
+        let cgroup = self.record.cgroup()?.ok_or(ReachError::NoCgroup)?;
         Ok(cgroup.update(resources)?)
     }
 }

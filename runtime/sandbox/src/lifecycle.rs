@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use runvm_container::cgroup::{Cgroup, CgroupError, SubCgroup};
+use runvm_container::cgroup::{CgroupError, SubCgroup};
 use runvm_container::{HookError, Stdio};
 use runvm_oci::{ConfigError, NamespaceKind, Plan, Process, State, Status};
 use runvm_sys::PidFd;
@@ -218,7 +218,7 @@ impl Container {
         };
         if !process.is_alive() {
             Status::Stopped
-        } else if self.is_frozen() {
+        } else if self.record.is_frozen() {
             Status::Paused
         } else if self.sandbox().is_waiting() {
             Status::Created
@@ -321,11 +321,11 @@ impl Container {
 
     /// Whether processes are left of a container whose first one has ended.
     fn has_survivors(&self) -> bool {
-        matches!(self.cgroup(), Ok(Some(cgroup)) if cgroup.pids().is_ok_and(|pids| !pids.is_empty()))
+        matches!(self.record.cgroup(), Ok(Some(cgroup)) if cgroup.pids().is_ok_and(|pids| !pids.is_empty()))
     }
 
     fn thaw(&self) -> Result<(), CgroupError> {
-        match self.cgroup()? {
+        match self.record.cgroup()? {
             Some(cgroup) => cgroup.thaw(),
             None => Ok(()),
         }
@@ -373,14 +373,6 @@ impl Container {
             .reopen(&self.record, &self.directory)
     }
 
-    fn cgroup(&self) -> Result<Option<Cgroup>, CgroupError> {
-        self.record.cgroup.as_ref().map(Cgroup::open).transpose()
-    }
-
-    fn is_frozen(&self) -> bool {
-        matches!(self.cgroup(), Ok(Some(cgroup)) if cgroup.is_frozen().unwrap_or(false))
-    }
-
     fn kill_everything(&self) -> Result<(), BackendError> {
         if let Some(process) = self.record.process
             && let Ok(pidfd) = process.open()
@@ -389,7 +381,7 @@ impl Container {
             self.thaw()?;
             wait_for_end(&pidfd, KILL_PATIENCE)?;
         }
-        if let Some(cgroup) = self.cgroup()? {
+        if let Some(cgroup) = self.record.cgroup()? {
             cgroup.kill()?;
         }
         Ok(())

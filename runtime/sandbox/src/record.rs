@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, io};
 
-use runvm_container::cgroup::CgroupRecord;
+use runvm_container::cgroup::{Cgroup, CgroupError, CgroupRecord};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,16 @@ pub struct Record {
 impl Record {
     /// The layout this code reads and writes.
     pub const VERSION: u32 = 1;
+
+    /// Its cgroup; `None` where none was made.
+    pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>, CgroupError> {
+        self.cgroup.as_ref().map(Cgroup::open).transpose()
+    }
+
+    /// Whether its processes on the host are frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        matches!(self.cgroup(), Ok(Some(cgroup)) if cgroup.is_frozen().unwrap_or(false))
+    }
 }
 
 /// A process by pid and start time, which the reuse of its pid cannot mislead.

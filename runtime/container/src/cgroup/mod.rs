@@ -303,16 +303,18 @@ impl Cgroup {
     fn freezer(&self) -> Result<&Place, CgroupError> {
         self.place_of("freezer")
             .or(self.unified())
-            .ok_or_else(|| CgroupError::NoController {
-                field: "the state paused",
-                controller: "freezer",
-                path: self
-                    .places
-                    .first()
-                    .map(Place::full_path)
-                    .unwrap_or_default(),
-                why: String::new(),
-            })
+            .ok_or_else(|| self.lacks("the state paused", "freezer"))
+    }
+
+    /// That a v1 controller, and the unified hierarchy in its place, are missing.
+    fn lacks(&self, field: &'static str, controller: &'static str) -> CgroupError {
+        let first = self.places.first();
+        CgroupError::NoController {
+            field,
+            controller,
+            path: first.map(Place::full_path).unwrap_or_default(),
+            why: String::new(),
+        }
     }
 
     fn place_of(&self, controller: &str) -> Option<&Place> {

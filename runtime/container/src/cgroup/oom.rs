@@ -42,16 +42,7 @@ impl Cgroup {
     /// Begins to watch; what has happened before does not count.
     pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
         let place = self.place_of("memory").or(self.unified());
-        let place = place.ok_or_else(|| CgroupError::NoController {
-            field: "a watch for lack of memory",
-            controller: "memory",
-            path: self
-                .places
-                .first()
-                .map(Place::full_path)
-                .unwrap_or_default(),
-            why: String::new(),
-        })?;
+        let place = place.ok_or_else(|| self.lacks("a watch for lack of memory", "memory"))?;
         let source = match place.version {
             Version::V1 => count(place),
             Version::V2 => follow(place),

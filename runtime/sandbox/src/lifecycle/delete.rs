@@ -89,10 +89,14 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             id: id.to_owned(),
             source,
         })?;
-    if let Some(cgroup) = container.cgroup().map_err(|source| DeleteError::Cgroup {
-        id: id.to_owned(),
-        source,
-    })? {
+    if let Some(cgroup) = container
+        .record
+        .cgroup()
+        .map_err(|source| DeleteError::Cgroup {
+            id: id.to_owned(),
+            source,
+        })?
+    {
         cgroup.delete().map_err(|source| DeleteError::Cgroup {
             id: id.to_owned(),
             source,

@@ -94,6 +94,7 @@ impl Container {
         match self.status() {
             status @ (Status::Creating | Status::Stopped) => Err(self.not_running(status)),
             _ => self
+                .record
                 .cgroup()
                 .map_err(|source| self.unreadable(source))?
                 .ok_or_else(|| ObserveError::NoCgroup(self.record.id.clone())),

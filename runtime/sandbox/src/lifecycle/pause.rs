@@ -83,7 +83,7 @@ impl Container {
             id: id(),
             source: Box::new(source),
         };
-        let cgroup = self.cgroup().map_err(failed)?;
+        let cgroup = self.record.cgroup().map_err(failed)?;
         let cgroup = cgroup.ok_or_else(|| PauseError::NoCgroup(id()))?;
         let done = if frozen {
             cgroup.freeze()

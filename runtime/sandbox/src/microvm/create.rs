@@ -56,7 +56,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let guest = guest_config(plan, blueprint.config)?;
     let images = Images::open(plan, settings)?;
     let network = open_network(plan)?;
-    let kvm = open_kvm(&chosen.hypervisor)?;
+    let (hypervisor, kvm) = open_hypervisor(&chosen.hypervisor)?;
     let entry = blueprint
         .cgroup
         .map(Cgroup::entry)
@@ -74,10 +74,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         command_line: command_line(plan, settings),
         memory_mib: size::memory_mib(plan, settings)?,
         vcpus: size::vcpus(plan),
-        hypervisor: match (&chosen.hypervisor, &kvm) {
-            (Rung::Qemu { binary }, _) => OrderedHypervisor::Qemu(binary.clone()),
-            (Rung::Kvm, kvm) => OrderedHypervisor::Kvm(kvm.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
-        },
+        hypervisor,
         exports: ordered(&guest),
         read_only_root: plan.root.readonly,
         terminal,
@@ -152,9 +149,7 @@ impl Images {
             Err(PartError::NotElf(kernel))
         }
     }
-}
 
-impl Images {
     /// Whether the kernel can be one: neither hypervisor's words would name the file.
     fn is_elf(&self) -> bool {
         let mut magic = [0; 4];
@@ -176,14 +171,15 @@ fn command_line(plan: &Plan, settings: &Settings) -> String {
         .join(" ")
 }
 
-/// Opens /dev/kvm for the VMM process, whose cgroup is the container's and may open no devices
-/// but the container's.
-fn open_kvm(hypervisor: &Rung) -> Result<Option<File>, PartError> {
-    match hypervisor {
-        Rung::Qemu { .. } => Ok(None),
+/// What to order of the VMM process, and /dev/kvm opened for it: its cgroup is the container's,
+/// and may open no devices but the container's.
+fn open_hypervisor(rung: &Rung) -> Result<(OrderedHypervisor, Option<File>), PartError> {
+    match rung {
+        Rung::Qemu { binary } => Ok((OrderedHypervisor::Qemu(binary.clone()), None)),
         Rung::Kvm => {
             let options = File::options().read(true).write(true).open("/dev/kvm");
-            options.map(Some).map_err(PartError::Kvm)
+            let kvm = options.map_err(PartError::Kvm)?;
+            Ok((OrderedHypervisor::Kvm(kvm.as_raw_fd()), Some(kvm)))
         }
     }
 }

@@ -21,13 +21,12 @@ mod update;
 mod vmm;
 
 use std::borrow::Cow;
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use runvm_container::cgroup::Cgroup;
 use runvm_oci::{LinuxResources, Plan};
 use runvm_proto::{Answer, Process, Request};
-use runvm_sys::PidFd;
 
 use crate::{
     Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox, Settings,
@@ -107,7 +106,7 @@ impl Sandbox for Guest<'_> {
     }
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
-        if self.is_frozen() {
+        if self.record.is_frozen() {
             return match signal {
                 nix::libc::SIGKILL => self.kill_vmm(),
                 _ => Err(ReachError::Paused.into()),
@@ -153,15 +152,9 @@ impl Sandbox for Guest<'_> {
 }
 
 impl Guest<'_> {
-    /// Whether the machine stands still, by the host's cgroup around it.
-    fn is_frozen(&self) -> bool {
-        let cgroup = self.record.cgroup.as_ref().map(Cgroup::open);
-        matches!(cgroup, Some(Ok(cgroup)) if cgroup.is_frozen().unwrap_or(false))
-    }
-
     /// A conversation with the agent; refused at once where nobody would answer.
     fn control(&self) -> Result<guest::Control, BackendError> {
-        if self.is_frozen() {
+        if self.record.is_frozen() {
             return Err(ReachError::Paused.into());
         }
         Ok(guest::Control::open(
@@ -172,10 +165,12 @@ impl Guest<'_> {
 
     fn kill_vmm(&self) -> Result<(), BackendError> {
         let process = self.record.process.ok_or(ReachError::Gone)?;
-        let pidfd = PidFd::open(process.pid)?;
-        if !process.is_alive() {
-            return Err(ReachError::Gone.into());
-        }
+        let pidfd = match process.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReachError::Gone.into());
+            }
+            opened => opened?,
+        };
         Ok(pidfd.send_signal(nix::libc::SIGKILL)?)
     }
 }

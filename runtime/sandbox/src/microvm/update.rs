@@ -1,6 +1,5 @@
 //! Other limits for a microVM that runs: each side's own, as at its creation ([`size`](super::size)).
 
-use runvm_container::cgroup::Cgroup;
 use runvm_oci::{LinuxResources, Plan};
 use runvm_proto::Request;
 
@@ -42,8 +41,8 @@ pub(super) fn update(guest: &Guest<'_>, resources: &LinuxResources) -> Result<()
             .control()?
             .demand(&request, &serde_json::to_vec(&inside)?)?;
     }
-    let cgroup = guest.record.cgroup.as_ref().ok_or(ReachError::Gone)?;
-    Ok(Cgroup::open(cgroup)?.update(&around(resources))?)
+    let cgroup = guest.record.cgroup()?.ok_or(ReachError::Gone)?;
+    Ok(cgroup.update(&around(resources))?)
 }
 
 /// What the host's cgroup limits. The machine keeps its memory, so that limit stays.
