@@ -10,16 +10,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use runvm_container::cgroup::{Cgroup, CgroupError};
+use runvm_container::cgroup::{Cgroup, CgroupError, OomWatch, SubCgroup, SubCgroupError};
 use runvm_container::{
     CreateError, CreateRequest, Created, ExecError, ExecRequest, Executed, StartError,
 };
 use runvm_oci::{ConfigError, LinuxResources, Plan};
-use runvm_proto::{Process, Remote, Stream};
+use runvm_proto::{Process, ProcessEntry, Remote, Stream};
 use runvm_sys::PidFd;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::Value;
 
+use crate::oom::Watches;
+use crate::processes::{self, ProcessesError};
 use crate::reaper::{Exit, Reaper};
 use crate::stdio::{self, Pipes, Streams};
 
@@ -53,6 +56,13 @@ pub(crate) enum ContainerError {
         container: String,
         source: serde_json::Error,
     },
+    #[error("cannot write down what container {container:?} has used")]
+    Stats {
+        container: String,
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Processes(#[from] ProcessesError),
     #[error("cannot make the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot make the stdio of {process}")]
@@ -69,6 +79,8 @@ pub(crate) enum ContainerError {
     Create(#[from] CreateError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    SubCgroup(#[from] SubCgroupError),
     #[error(transparent)]
     Exec(#[from] ExecError),
     #[error("cannot send signal {signal} to {process}")]
@@ -90,10 +102,10 @@ impl From<ContainerError> for Remote {
 type Result<T, E = ContainerError> = std::result::Result<T, E>;
 
 /// All there is.
-#[derive(Default)]
 pub(crate) struct Containers {
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) watches: Watches,
     /// By id; `None` is one that is being made.
     table: Mutex<HashMap<String, Option<Arc<Container>>>>,
 }
@@ -128,6 +140,16 @@ pub(crate) struct Made {
 }
 
 impl Containers {
+    /// None so far.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            reaper: Arc::default(),
+            streams: Arc::default(),
+            watches: Watches::new()?,
+            table: Mutex::default(),
+        })
+    }
+
     /// Makes a container, up to OCI status `created`.
     pub(crate) fn create(
         &self,
@@ -269,8 +291,11 @@ impl Containers {
         process: &Process,
         process_json: &[u8],
         streams: &[Stream],
+        sub_cgroups: &[String],
     ) -> Result<()> {
         let container = self.find(&process.container)?;
+        let sub_cgroups = sub_cgroups.iter().map(|text| SubCgroup::parse(text));
+        let sub_cgroups = sub_cgroups.collect::<Result<Vec<_>, _>>()?;
         let Some(exec) = &process.exec else {
             return Err(ContainerError::ProcessExists(process.clone()));
         };
@@ -278,7 +303,7 @@ impl Containers {
             Entry::Occupied(_) => return Err(ContainerError::ProcessExists(process.clone())),
             Entry::Vacant(vacant) => vacant.insert(None),
         };
-        let running = self.run_beside(&container, process, process_json, streams);
+        let running = self.run_beside(&container, process, process_json, streams, &sub_cgroups);
         if running.is_err() {
             container.execs().remove(exec);
         }
@@ -294,6 +319,7 @@ impl Containers {
         process: &Process,
         process_json: &[u8],
         streams: &[Stream],
+        sub_cgroups: &[SubCgroup],
     ) -> Result<Running> {
         let parsed =
             runvm_oci::Process::parse(process_json).map_err(|source| ContainerError::Config {
@@ -313,7 +339,7 @@ impl Containers {
                 target: &container.first.pidfd,
                 target_pid: container.first.pid,
                 cgroup: Some(&container.cgroup),
-                sub_cgroups: &[],
+                sub_cgroups,
                 stdio: (!parsed.terminal).then_some(stdio),
                 preserve_fds: 0,
             })?;
@@ -353,18 +379,10 @@ impl Containers {
             return running.pidfd.send_signal(signal).map_err(failed);
         }
         let container = self.find(&process.container)?;
-        for pid in container.pids()? {
-            // One that ended since the list was made needs no signal.
-            if let Ok(pidfd) = PidFd::open(pid) {
-                match pidfd.send_signal(signal) {
-                    Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
-                        return Err(failed(error));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
+        container
+            .cgroup
+            .signal(signal)
+            .map_err(cgroup_error("signal", &container.id))
     }
 
     /// The end of a process.
@@ -404,6 +422,27 @@ impl Containers {
     /// The processes of a container, by their pids in this guest.
     pub(crate) fn pids(&self, id: &str) -> Result<Vec<u32>> {
         self.find(id)?.pids()
+    }
+
+    /// The processes of a container, described.
+    pub(crate) fn processes(&self, id: &str) -> Result<Vec<ProcessEntry>> {
+        Ok(processes::describe(&self.pids(id)?)?)
+    }
+
+    /// What a container has used.
+    pub(crate) fn stats(&self, id: &str) -> Result<Value> {
+        let stats = self.find(id)?.cgroup.stats();
+        let stats = stats.map_err(cgroup_error("read", id))?;
+        serde_json::to_value(stats).map_err(|source| ContainerError::Stats {
+            container: id.to_owned(),
+            source,
+        })
+    }
+
+    /// Begins to watch the memory of a container.
+    pub(crate) fn watch_oom(&self, id: &str) -> Result<OomWatch> {
+        let watch = self.find(id)?.cgroup.watch_oom();
+        watch.map_err(cgroup_error("watch", id))
     }
 
     /// Freezes a container, or thaws it.

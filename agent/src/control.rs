@@ -10,6 +10,7 @@ use runvm_proto::{
 };
 
 use crate::container::{ContainerError, Containers};
+use crate::oom::WatchError;
 use crate::reaper::First;
 
 /// Why a conversation broke off.
@@ -19,6 +20,8 @@ pub(crate) enum ConversationError {
     Message(#[from] MessageError),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     #[error("cannot wait for {process}")]
     Wait { process: Process, source: io::Error },
 }
@@ -61,7 +64,11 @@ impl Conversation<'_> {
         let all = self.containers;
         let done = match request {
             Request::Wait { process } => return self.wait(connection, process),
-            Request::Shutdown => crate::shut_down(),
+            Request::WatchOom { container } => return self.watch_oom(connection, &container),
+            Request::Shutdown => {
+                all.watches.end();
+                crate::shut_down()
+            }
             Request::Create {
                 container,
                 streams,
@@ -73,10 +80,18 @@ impl Conversation<'_> {
                     ready_ns: made.ready_ns,
                     warnings: made.warnings,
                 }),
-            Request::Exec { process, streams } => all.exec(&process, payload, &streams).map(|()| {
-                self.lives.push(process);
-                Answer::Running
-            }),
+            Request::Exec {
+                process,
+                streams,
+                sub_cgroups,
+            } => all
+                .exec(&process, payload, &streams, &sub_cgroups)
+                .map(|()| {
+                    self.lives.push(process);
+                    Answer::Running
+                }),
+            Request::Processes { container } => all.processes(&container).map(Answer::Processes),
+            Request::Stats { container } => all.stats(&container).map(Answer::Stats),
             Request::Pids { container } => all.pids(&container).map(Answer::Pids),
             Request::Start { container } => all.start(&container).map(done),
             Request::Kill {
@@ -118,6 +133,21 @@ impl Conversation<'_> {
         self.containers.forget_exec(&process);
         self.lives.retain(|life| *life != process);
         Ok(Some(Answer::Exited(status)))
+    }
+
+    /// The rest of the conversation is the watch.
+    fn watch_oom(
+        &mut self,
+        mut connection: &File,
+        container: &str,
+    ) -> Result<Option<Answer>, ConversationError> {
+        let watch = match self.containers.watch_oom(container) {
+            Ok(watch) => watch,
+            Err(error) => return Ok(Some(failed(error))),
+        };
+        frame::write(&mut connection, &Answer::Done, b"")?;
+        self.containers.watches.tell(watch, connection)?;
+        Ok(None)
     }
 }
 

@@ -9,6 +9,9 @@
 mod boot;
 mod container;
 mod control;
+mod latch;
+mod oom;
+mod processes;
 mod reaper;
 mod stdio;
 mod vsock;
@@ -45,7 +48,7 @@ fn main() {
 /// Boots, rings, and serves for ever.
 fn serve(began_ns: u64) -> anyhow::Result<()> {
     boot::boot()?;
-    let containers = Arc::new(Containers::default());
+    let containers = Arc::new(Containers::new().context("cannot make a pipe")?);
     // Before the doorbell: the host connects when it rings.
     listen(CONTROL_PORT, &containers, control::converse)?;
     listen(STREAM_PORT, &containers, control::bring_stream)?;

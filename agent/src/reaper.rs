@@ -2,40 +2,35 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
 
 use runvm_proto::ExitStatus;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
+
+use crate::latch::Latch;
 
 /// The end of a process, for anyone to wait for, before or after it has come.
 pub(crate) struct Exit {
     status: OnceLock<ExitStatus>,
-    /// Hangs up when the status is there, so that the end can be polled for beside other things.
-    over: OwnedFd,
-    not_over: Mutex<Option<OwnedFd>>,
+    /// That the status is there, so that the end can be polled for beside other things.
+    over: Latch,
 }
 
 impl Exit {
     fn new() -> io::Result<Self> {
-        let (over, not_over) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Self {
             status: OnceLock::new(),
-            over,
-            not_over: Mutex::new(Some(not_over)),
+            over: Latch::new()?,
         })
     }
 
     fn happened(&self, status: ExitStatus) {
         // Set once: a pid is taken off the table with its first status.
         let _ = self.status.set(status);
-        self.not_over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.over.happen();
     }
 
     /// How the process ended, once it has.

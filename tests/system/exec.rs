@@ -21,7 +21,7 @@ container_only! {
 }
 
 vm_only! {
-    exec_in_a_cgroup_below_is_refused,
+    exec_can_run_in_a_cgroup_below_of_the_guest,
 }
 
 fn sleeper(runtime: &Runtime) -> Container<'_> {
@@ -183,10 +183,32 @@ fn exec_can_run_in_a_cgroup_below(runtime: &Runtime) {
     container.end();
 }
 
-fn exec_in_a_cgroup_below_is_refused(runtime: &Runtime) {
-    let container = sleeper(runtime);
+fn exec_can_run_in_a_cgroup_below_of_the_guest(runtime: &Runtime) {
+    let bundle = runtime.bundle().args(&["sleep", "1000"]).edit(|config| {
+        for mount in config["mounts"].as_array_mut().expect("an array") {
+            if mount["type"] == "cgroup" {
+                mount["options"] = json!(["nosuid", "noexec", "nodev"]);
+            }
+        }
+        let namespaces = config["linux"]["namespaces"].as_array_mut();
+        let namespaces = namespaces.expect("an array");
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        namespaces.push(json!({ "type": "cgroup" }));
+    });
+    let container = runtime.create(&bundle);
+    container.start();
+    container.exec(&["mkdir", "/sys/fs/cgroup/sub"]).prints("");
+    let list = ["cat", "/proc/self/cgroup"];
+    for below in ["sub", "/sub/"] {
+        container
+            .exec_with(&["--cgroup", below], &list)
+            .prints("0::/sub\n");
+    }
     container
-        .exec_with(&["--cgroup", "sub"], &["true"])
-        .refuses(255, &["--cgroup", "vm isolation"]);
+        .exec_with(&["--cgroup", "cpu:sub"], &list)
+        .refuses(255, &["cpu"]);
+    container
+        .exec_with(&["--cgroup", "missing"], &list)
+        .refuses(255, &["missing"]);
     container.end();
 }

@@ -5,14 +5,15 @@ use serde_json::Value;
 
 each_isolation! {
     the_pids_of_all_processes_are_told_as_json,
+    a_table_shows_the_processes,
 }
 
 container_only! {
-    a_table_shows_the_lines_of_ps,
+    the_words_for_ps_make_another_table,
 }
 
 vm_only! {
-    a_table_is_refused,
+    words_for_ps_are_refused,
 }
 
 /// A container of two processes.
@@ -52,19 +53,29 @@ fn the_pids_of_all_processes_are_told_as_json(runtime: &Runtime) {
         .refuses(1, &["does not exist"]);
 }
 
-fn a_table_shows_the_lines_of_ps(runtime: &Runtime) {
+fn a_table_shows_the_processes(runtime: &Runtime) {
     let container = pair(runtime);
-    let pid = container.state().pid.to_string();
     let table = runtime.call(["ps", container.id()]).succeeds().output();
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 3, "{table}");
+    let titles: Vec<&str> = lines[0].split_whitespace().collect();
+    let expected = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
+    assert_eq!(titles, expected);
+    for pid in pids(runtime, &container) {
+        let pid = pid.to_string();
+        let has_pid = |line: &&str| line.split_whitespace().nth(1) == Some(&pid);
+        assert!(lines[1..].iter().any(has_pid), "{table} without {pid}");
+    }
     assert!(
-        lines[0].contains("PID") && lines[0].contains("CMD"),
+        lines[1..].iter().any(|line| line.ends_with(" sleep 1000")),
         "{table}"
     );
-    assert!(lines[1..].iter().any(|line| line.contains(&pid)), "{table}");
-    assert!(table.contains("sleep 1000"), "{table}");
+    container.end();
+}
 
+fn the_words_for_ps_make_another_table(runtime: &Runtime) {
+    let container = pair(runtime);
+    let pid = container.state().pid.to_string();
     let flags = ["ps", container.id(), "-e", "-o", "pid,args"];
     let table = runtime.call(flags).succeeds().output();
     assert!(
@@ -79,10 +90,10 @@ fn a_table_shows_the_lines_of_ps(runtime: &Runtime) {
     container.end();
 }
 
-fn a_table_is_refused(runtime: &Runtime) {
+fn words_for_ps_are_refused(runtime: &Runtime) {
     let container = pair(runtime);
     runtime
-        .call(["ps", container.id()])
-        .refuses(1, &["--format json"]);
+        .call(["ps", container.id(), "-e", "-o", "pid"])
+        .refuses(1, &["arguments for ps", "vm isolation"]);
     container.end();
 }

@@ -190,7 +190,7 @@ impl Drop for Newborn {
     }
 }
 
-const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+pub(crate) const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 /// The own executable in a form that no process, whatever it reaches through `/proc/PID/exe`, can
 /// write to (CVE-2019-5736): on a detached read-only mount, or copied where mounts are refused.

@@ -14,8 +14,8 @@ mod remote;
 
 pub use frame::{FrameError, read, write};
 pub use message::{
-    Answer, ExitStatus, Hello, MessageError, Process, Ready, Request, Stream, StreamHeader,
-    VersionMismatch,
+    Answer, ExitStatus, Hello, MessageError, Process, ProcessEntry, Ready, Request, Stream,
+    StreamHeader, VersionMismatch,
 };
 pub use remote::Remote;
 

@@ -20,7 +20,7 @@ pub struct Hello {
 
 impl Hello {
     /// The version of the messages of this crate. A change of any of them is a new one.
-    pub const PROTOCOL: u32 = 1;
+    pub const PROTOCOL: u32 = 2;
 
     /// What this side says.
     pub fn ours() -> Self {
@@ -197,6 +197,8 @@ pub enum Request {
         process: Process,
         /// The streams that the host connects; the others are /dev/null.
         streams: Vec<Stream>,
+        /// Cgroups below the container's to run in, as `--cgroup` names them.
+        sub_cgroups: Vec<String>,
     },
     /// Sends a signal. Answered by [`Answer::Done`].
     Kill {
@@ -227,6 +229,23 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// Describes a container's processes. Answered by [`Answer::Processes`].
+    Processes {
+        /// The container.
+        container: String,
+    },
+    /// Asks what a container has used. Answered by [`Answer::Stats`].
+    Stats {
+        /// The container.
+        container: String,
+    },
+    /// Watches a container's memory. Answered by [`Answer::Done`] when the watch has begun, then by
+    /// [`Answer::Oom`] each time the container has run out of memory. The watch ends with the
+    /// connection, which the agent ends when the container is deleted.
+    WatchOom {
+        /// The container.
+        container: String,
+    },
     /// Freezes a container. Answered by [`Answer::Done`] when all of it stands still.
     Pause {
         /// The container.
@@ -251,6 +270,27 @@ pub enum Request {
     Shutdown,
 }
 
+/// A process in the guest, as ps(1) tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEntry {
+    /// Its pid in the guest.
+    pub pid: u32,
+    /// Its parent's.
+    pub parent: u32,
+    /// The effective user id, by the guest's kernel.
+    pub uid: u32,
+    /// When it was started, by the guest's clock: seconds since 1970.
+    pub started_s: u64,
+    /// How long it has lived, in seconds.
+    pub age_s: u64,
+    /// The CPU time it has used, in seconds.
+    pub cpu_s: u64,
+    /// Its controlling terminal's device number; 0 is none.
+    pub terminal: u32,
+    /// Its command line, its arguments parted by spaces; the program's name in brackets where it has none.
+    pub command: String,
+}
+
 /// What the agent answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
@@ -271,6 +311,13 @@ pub enum Answer {
     Exited(ExitStatus),
     /// The processes, by their pids in the guest.
     Pids(Vec<u32>),
+    /// The processes, described.
+    Processes(Vec<ProcessEntry>),
+    /// What the container has used since it was made, by the guest's kernel: the `container` crate's
+    /// `Stats`.
+    Stats(serde_json::Value),
+    /// The container has run out of memory.
+    Oom,
     /// It could not be done.
     Failed(Remote),
 }
@@ -333,7 +380,7 @@ mod tests {
     #[test]
     fn a_later_version_may_say_more_in_its_hello() {
         let mut said = Vec::new();
-        let later = serde_json::json!({"protocol": 2, "program": "2.0", "extra": [1, 2]});
+        let later = serde_json::json!({"protocol": 3, "program": "3.0", "extra": [1, 2]});
         frame::write(&mut said, &later, b"").unwrap();
         assert!(matches!(
             Hello::expect(&mut &said[..]),

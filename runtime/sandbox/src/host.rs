@@ -1,6 +1,9 @@
 //! Container isolation: namespaces on the host's kernel.
 
+mod ps;
+
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io;
 
 use runvm_container::cgroup::Cgroup;
@@ -11,7 +14,8 @@ use runvm_sys::PidFd;
 use crate::phases::Stamps;
 use crate::record::ProcessIdentity;
 use crate::{
-    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox, Settings,
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, OomWatch, Record,
+    Sandbox, Settings, Usage,
 };
 
 /// Makes namespaced containers.
@@ -85,28 +89,8 @@ impl Container<'_> {
         Ok((process, pidfd))
     }
 
-    fn signal_all(&self, cgroup: &Cgroup, signal: i32) -> Result<(), BackendError> {
-        if signal == nix::libc::SIGKILL {
-            // This misses no process that is forked meanwhile.
-            return Ok(cgroup.kill()?);
-        }
-        for pid in cgroup.pids()? {
-            // A process that ends while the list is walked needs no signal.
-            if let Ok(pidfd) = PidFd::open(pid) {
-                match pidfd.send_signal(signal) {
-                    Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
-                        return Err(ReachError::Signal {
-                            signal,
-                            pid,
-                            source: error,
-                        }
-                        .into());
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
+    fn cgroup(&self) -> Result<Cgroup, BackendError> {
+        Ok(self.record.cgroup()?.ok_or(ReachError::NoCgroup)?)
     }
 }
 
@@ -145,7 +129,7 @@ impl Sandbox for Container<'_> {
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
         // Without a cgroup, the first process is all that is known.
         if all && let Some(cgroup) = self.record.cgroup()? {
-            return self.signal_all(&cgroup, signal);
+            return Ok(cgroup.signal(signal)?);
         }
         let (process, pidfd) = self.first_process()?;
         pidfd
@@ -159,12 +143,25 @@ impl Sandbox for Container<'_> {
     }
 
     fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
-        let cgroup = self.record.cgroup()?.ok_or(ReachError::NoCgroup)?;
-        Ok(cgroup.pids()?)
+        Ok(self.cgroup()?.pids()?)
+    }
+
+    fn process_table(&mut self, ps_args: &[OsString]) -> Result<String, BackendError> {
+        Ok(ps::table(&self.pids()?, ps_args)?)
+    }
+
+    fn usage(&mut self) -> Result<Usage, BackendError> {
+        Ok(Usage {
+            container: self.cgroup()?.stats()?,
+            machine: None,
+        })
+    }
+
+    fn watch_oom(&mut self) -> Result<OomWatch, BackendError> {
+        Ok(OomWatch::of_cgroup(self.cgroup()?.watch_oom()?))
     }
 
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
-        let cgroup = self.record.cgroup()?.ok_or(ReachError::NoCgroup)?;
-        Ok(cgroup.update(resources)?)
+        Ok(self.cgroup()?.update(resources)?)
     }
 }

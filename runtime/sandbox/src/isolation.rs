@@ -1,19 +1,20 @@
 //! The one interface behind which a container and a microVM are the same thing.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
 
 use runvm_container::Stdio;
-use runvm_container::cgroup::{Cgroup, SubCgroup};
+use runvm_container::cgroup::{Cgroup, Stats, SubCgroup};
 use runvm_oci::{LinuxResources, Plan, Process};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
 use crate::phases::Stamps;
-use crate::{Directory, Record, Settings};
+use crate::{Directory, OomWatch, Record, Settings};
 
 /// Why an isolation could not do what it was asked; [`lifecycle`](crate::lifecycle) says to what.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
@@ -141,6 +142,14 @@ pub struct Attached {
     pub terminal: Option<OwnedFd>,
 }
 
+/// What a sandbox has used since it was made.
+pub struct Usage {
+    /// What the container has, by the kernel it runs on.
+    pub container: Stats,
+    /// What the machine around it has, by the host's; only a microVM has one.
+    pub machine: Option<Stats>,
+}
+
 /// A way to isolate a bundle.
 pub trait Isolation: Sync {
     /// The limits of the container's cgroup on the host.
@@ -171,6 +180,16 @@ pub trait Sandbox {
     /// The pids of the container's processes, by the numbers of the kernel they run on; none
     /// once they have ended.
     fn pids(&mut self) -> Result<Vec<u32>, BackendError>;
+
+    /// Its processes as a table: a head line, and a line a process, whose pid is by the kernel it runs
+    /// on. `ps_args` are for ps(1), instead of `-ef`.
+    fn process_table(&mut self, ps_args: &[OsString]) -> Result<String, BackendError>;
+
+    /// What it has used so far.
+    fn usage(&mut self) -> Result<Usage, BackendError>;
+
+    /// Begins to tell when it runs out of memory.
+    fn watch_oom(&mut self) -> Result<OomWatch, BackendError>;
 
     /// Sets the limits that `resources` names; the others stay.
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError>;

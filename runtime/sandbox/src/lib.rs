@@ -10,6 +10,7 @@ pub mod host;
 pub mod isolation;
 pub mod lifecycle;
 pub mod microvm;
+mod oom;
 mod operation;
 pub mod phases;
 mod record;
@@ -19,8 +20,9 @@ mod store;
 mod terminal;
 
 pub use isolation::{
-    Attached, BackendError, Blueprint, Built, Exec, Isolation, IsolationKind, Sandbox,
+    Attached, BackendError, Blueprint, Built, Exec, Isolation, IsolationKind, Sandbox, Usage,
 };
+pub use oom::OomWatch;
 pub use operation::Operation;
 pub use record::{ProcessIdentity, Record};
 pub use settings::{HypervisorChoice, Settings, SettingsError};

@@ -148,6 +148,16 @@ pub enum CgroupError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A process could not be signalled.
+    #[error("cannot send signal {signal} to process {pid}")]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// The process.
+        pid: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A process could not be killed.
     #[error("cannot kill the processes of cgroup {}", path.display())]
     Kill {

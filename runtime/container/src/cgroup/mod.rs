@@ -42,6 +42,8 @@ use path::CgroupPath;
 use place::Place;
 use settings::Setting;
 
+use crate::spawn::SIGKILL;
+
 /// A container's cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -224,6 +226,22 @@ impl Cgroup {
             path: place.full_path().join("cgroup.procs"),
             source,
         })
+    }
+
+    /// Sends `signal` to all processes, and does not wait for what comes of it. SIGKILL misses no
+    /// process that is forked meanwhile ([`kill`](Self::kill)).
+    pub fn signal(&self, signal: i32) -> Result<(), CgroupError> {
+        if signal == SIGKILL {
+            return self.kill();
+        }
+        for pid in self.pids()? {
+            processes::signal(pid, signal).map_err(|source| CgroupError::Signal {
+                signal,
+                pid,
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Kills all processes, frozen or not, and does not wait for their end.

@@ -4,15 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use runvm_sys::PidFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, FileType, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::file;
 use super::hierarchy::Version;
 use super::place::Place;
 use super::settings::is_errno;
+use crate::spawn::SIGKILL;
 
 /// How long freezing may take. A process deep in the kernel delays it.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,16 +162,21 @@ pub(super) fn kill_at_once(place: &Place) -> io::Result<bool> {
     }
 }
 
-/// Sends SIGKILL to each; one that is gone meanwhile is no error.
-pub(super) fn kill_each(pids: &[u32]) -> io::Result<()> {
-    for pid in pids {
-        let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
-        match pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL)) {
-            None | Some(Ok(()) | Err(Errno::SRCH)) => {}
-            Some(Err(errno)) => return Err(errno.into()),
-        }
+/// Sends a signal to a process of the cgroup; one that is gone meanwhile, or that this process cannot
+/// see, is no error.
+pub(super) fn signal(pid: u32, signal: i32) -> io::Result<()> {
+    if pid == 0 {
+        return Ok(());
     }
-    Ok(())
+    match PidFd::open(pid).and_then(|pidfd| pidfd.send_signal(signal)) {
+        Err(error) if is_errno(&error, Errno::SRCH) => Ok(()),
+        sent => sent,
+    }
+}
+
+/// Sends SIGKILL to each.
+pub(super) fn kill_each(pids: &[u32]) -> io::Result<()> {
+    pids.iter().try_for_each(|pid| signal(*pid, SIGKILL))
 }
 
 /// Waits until one of the processes has ended, or some time has passed.

@@ -1,5 +1,6 @@
 //! Cgroups below a container's, which its processes have made: `exec --cgroup`.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -78,6 +79,16 @@ impl SubCgroup {
             Version::V1 => self.controllers.iter().any(|name| place.controls(name)),
             Version::V2 => self.controllers.is_empty(),
         }
+    }
+}
+
+/// As [`SubCgroup::parse`] reads it.
+impl fmt::Display for SubCgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.controllers.is_empty() {
+            write!(f, "{}:", self.controllers.join(","))?;
+        }
+        write!(f, "/{}", self.path)
     }
 }
 

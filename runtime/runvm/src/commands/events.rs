@@ -3,11 +3,11 @@
 mod document;
 
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use runvm_container::cgroup::{OomNews, OomWatch};
+use runvm_container::cgroup::OomNews;
+use runvm_sandbox::OomWatch;
 use runvm_sandbox::lifecycle::Container;
 use runvm_sys::PidFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,7 +28,11 @@ pub(super) fn events(session: &Session<'_>, args: &Events) -> anyhow::Result<u8>
     let mut next = Instant::now() + args.interval;
     loop {
         let has_ended = wait(&process, &oom, next)?;
-        match oom.news().context("cannot watch the memory")? {
+        match oom
+            .news()
+            .map_err(anyhow::Error::from_boxed)
+            .context("cannot watch the memory")?
+        {
             OomNews::Oom => print(&Event::oom(&args.id))?,
             OomNews::Gone => break,
             OomNews::Nothing => {}
@@ -52,10 +56,8 @@ pub(super) fn events(session: &Session<'_>, args: &Events) -> anyhow::Result<u8>
 
 /// Waits for news, the container's end or the time `until`; whether it was the end.
 fn wait(process: &PidFd, oom: &OomWatch, until: Instant) -> anyhow::Result<bool> {
-    let mut set = [
-        PollFd::new(process, PollFlags::IN),
-        PollFd::from_borrowed_fd(oom.as_fd(), oom.interest()),
-    ];
+    let mut set = vec![PollFd::new(process, PollFlags::IN)];
+    set.extend(oom.poll_fds());
     let left = until.saturating_duration_since(Instant::now());
     // A time that does not fit is longer than any container runs.
     let timeout = Timespec::try_from(left.min(Duration::from_secs(1 << 31)))?;
@@ -64,7 +66,7 @@ fn wait(process: &PidFd, oom: &OomWatch, until: Instant) -> anyhow::Result<bool>
 }
 
 fn print_stats(container: &Container, id: &str) -> anyhow::Result<()> {
-    print(&Event::stats(id, container.stats()?))
+    print(&Event::stats(id, container.usage()?))
 }
 
 fn print(event: &Event<'_>) -> anyhow::Result<()> {

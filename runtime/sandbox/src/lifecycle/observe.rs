@@ -1,13 +1,13 @@
 //! What runs in a container and what it uses: `ps` and `events`.
 
+use std::ffi::OsString;
 use std::io;
 
-use runvm_container::cgroup::{Cgroup, CgroupError, OomWatch, Stats};
 use runvm_oci::Status;
 use runvm_sys::PidFd;
 
 use super::Container;
-use crate::BackendError;
+use crate::{BackendError, OomWatch, Sandbox, Usage};
 
 /// Why a container could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +20,13 @@ pub enum ObserveError {
         /// Where it is.
         status: Status,
     },
-    /// It was made without a cgroup.
-    #[error("cannot tell what container {0:?} uses: it has no cgroup")]
-    NoCgroup(String),
-    /// Its cgroup could not be read.
+    /// What it uses could not be learned.
     #[error("cannot tell what container {id:?} uses")]
-    Cgroup {
+    Usage {
         /// The container.
         id: String,
         /// What failed.
-        source: CgroupError,
+        source: BackendError,
     },
     /// Its process could not be watched.
     #[error("cannot watch the process of container {id:?}")]
@@ -58,18 +55,24 @@ impl Container {
         })
     }
 
-    /// What it has used so far; of a microVM, what the whole machine has.
-    pub fn stats(&self) -> Result<Stats, ObserveError> {
-        self.observed()?
-            .stats()
-            .map_err(|source| self.unreadable(source))
+    /// Its processes as a table, of which `ps_args` make another one than `ps -ef`.
+    pub fn process_table(&self, ps_args: &[OsString]) -> Result<String, ObserveError> {
+        self.sandbox()
+            .process_table(ps_args)
+            .map_err(|source| ObserveError::Pids {
+                id: self.record.id.clone(),
+                source,
+            })
+    }
+
+    /// What it has used so far.
+    pub fn usage(&self) -> Result<Usage, ObserveError> {
+        self.observe(|sandbox| sandbox.usage())
     }
 
     /// Tells from now on when it runs out of memory.
     pub fn watch_oom(&self) -> Result<OomWatch, ObserveError> {
-        self.observed()?
-            .watch_oom()
-            .map_err(|source| self.unreadable(source))
+        self.observe(|sandbox| sandbox.watch_oom())
     }
 
     /// A handle on the process that stands for it, to wait for its end.
@@ -90,14 +93,16 @@ impl Container {
             })
     }
 
-    fn observed(&self) -> Result<Cgroup, ObserveError> {
+    fn observe<T>(
+        &self,
+        what: impl FnOnce(&mut dyn Sandbox) -> Result<T, BackendError>,
+    ) -> Result<T, ObserveError> {
         match self.status() {
             status @ (Status::Creating | Status::Stopped) => Err(self.not_running(status)),
-            _ => self
-                .record
-                .cgroup()
-                .map_err(|source| self.unreadable(source))?
-                .ok_or_else(|| ObserveError::NoCgroup(self.record.id.clone())),
+            _ => what(&mut *self.sandbox()).map_err(|source| ObserveError::Usage {
+                id: self.record.id.clone(),
+                source,
+            }),
         }
     }
 
@@ -105,13 +110,6 @@ impl Container {
         ObserveError::Status {
             id: self.record.id.clone(),
             status,
-        }
-    }
-
-    fn unreadable(&self, source: CgroupError) -> ObserveError {
-        ObserveError::Cgroup {
-            id: self.record.id.clone(),
-            source,
         }
     }
 }

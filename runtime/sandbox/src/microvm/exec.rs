@@ -18,6 +18,8 @@ use crate::{Attached, BackendError, Directory, Exec};
 #[derive(Serialize, Deserialize)]
 struct Order {
     process: Process,
+    /// Cgroups below the container's in the guest.
+    sub_cgroups: Vec<String>,
     terminal: bool,
     /// The container's directory, by number.
     directory: i32,
@@ -28,9 +30,6 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
     if exec.preserve_fds > 0 {
         return Err(super::PreserveFds.into());
     }
-    if !exec.sub_cgroups.is_empty() {
-        return Err(super::SubCgroups.into());
-    }
     let terminal = exec.process.terminal;
     let (stdio, master) = hidden::stdio_for(terminal, exec.stdio)?;
     let order = Order {
@@ -38,6 +37,7 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
             container: directory.id().to_owned(),
             exec: Some(unique_id()),
         },
+        sub_cgroups: exec.sub_cgroups.iter().map(ToString::to_string).collect(),
         terminal,
         directory: directory.as_fd().as_raw_fd(),
     };
@@ -82,7 +82,10 @@ fn stand_in(boss: &mut Boss) -> Result<i32, BackendError> {
     let (order, process_json) = boss.order::<Order>()?;
     let directory: OwnedFd = inherited::take(order.directory)?;
     let Order {
-        process, terminal, ..
+        process,
+        sub_cgroups,
+        terminal,
+        ..
     } = order;
     if terminal {
         stdio::take_terminal()?;
@@ -94,6 +97,7 @@ fn stand_in(boss: &mut Boss) -> Result<i32, BackendError> {
     let request = Request::Exec {
         process: process.clone(),
         streams,
+        sub_cgroups,
     };
     match control.ask(&request, &process_json)? {
         Answer::Running => {}

@@ -139,6 +139,11 @@ impl Control {
         }
     }
 
+    /// Waits for what the agent says unasked; `None` when it has ended the conversation.
+    pub(super) fn hear(&mut self) -> Result<Option<Answer>, GuestError> {
+        Ok(frame::read(&mut self.0)?.map(|(answer, _)| answer))
+    }
+
     /// Asks for what has no other answer than that it is done.
     pub(super) fn demand(&mut self, request: &Request, payload: &[u8]) -> Result<(), GuestError> {
         match self.ask(request, payload)? {

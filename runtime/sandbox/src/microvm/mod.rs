@@ -14,6 +14,8 @@ mod guest;
 mod guest_config;
 mod hidden;
 mod hypervisor;
+mod oom;
+mod ps;
 mod size;
 mod start;
 mod stdio;
@@ -21,6 +23,7 @@ mod update;
 mod vmm;
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -29,13 +32,15 @@ use runvm_oci::{LinuxResources, Plan};
 use runvm_proto::{Answer, Process, Request};
 
 use crate::{
-    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, Record, Sandbox, Settings,
+    Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, OomWatch, Record,
+    Sandbox, Settings, Usage,
 };
 
 pub use hidden::run_hidden_entry;
 pub use hypervisor::{
     HypervisorChosen, HypervisorError, QemuMissing, Rung, choose_hypervisor, find_qemu, kvm_usable,
 };
+pub(crate) use oom::GuestOomWatch;
 pub use size::{GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB};
 
 /// The exit code of a stand-in whose guest has gone: as of a process killed with it.
@@ -72,10 +77,12 @@ impl Isolation for MicroVm {
 )]
 struct PreserveFds;
 
-/// Cgroups that are the guest's.
+/// Words for a program that is not there.
 #[derive(Debug, thiserror::Error)]
-#[error("--cgroup is not supported in vm isolation: the cgroups of the container are the guest's")]
-struct SubCgroups;
+#[error(
+    "arguments for ps are not supported in vm isolation: the processes are the guest's, where no ps is"
+)]
+struct PsArguments;
 
 /// Why a guest could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -130,20 +137,48 @@ impl Sandbox for Guest<'_> {
     }
 
     fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
-        if !self
-            .record
-            .process
-            .is_some_and(|process| process.is_alive())
-        {
+        if !self.is_alive() {
             return Ok(Vec::new());
         }
-        let request = Request::Pids {
-            container: self.record.id.clone(),
-        };
-        match self.control()?.ask(&request, b"")? {
+        let container = self.record.id.clone();
+        match self.ask(&Request::Pids { container })? {
             Answer::Pids(pids) => Ok(pids),
             answer => Err(guest::GuestError::Unexpected(answer).into()),
         }
+    }
+
+    fn process_table(&mut self, ps_args: &[OsString]) -> Result<String, BackendError> {
+        if !ps_args.is_empty() {
+            return Err(PsArguments.into());
+        }
+        if !self.is_alive() {
+            return Ok(ps::table(&[]));
+        }
+        let container = self.record.id.clone();
+        match self.ask(&Request::Processes { container })? {
+            Answer::Processes(processes) => Ok(ps::table(&processes)),
+            answer => Err(guest::GuestError::Unexpected(answer).into()),
+        }
+    }
+
+    fn usage(&mut self) -> Result<Usage, BackendError> {
+        let container = self.record.id.clone();
+        let container = match self.ask(&Request::Stats { container })? {
+            Answer::Stats(stats) => serde_json::from_value(stats)?,
+            answer => return Err(guest::GuestError::Unexpected(answer).into()),
+        };
+        let cgroup = self.record.cgroup()?;
+        Ok(Usage {
+            container,
+            machine: cgroup.map(|cgroup| cgroup.stats()).transpose()?,
+        })
+    }
+
+    fn watch_oom(&mut self) -> Result<OomWatch, BackendError> {
+        let guest = GuestOomWatch::begin(self.control()?, &self.record.id)?;
+        let cgroup = self.record.cgroup()?;
+        let cgroup = cgroup.map(|cgroup| cgroup.watch_oom()).transpose()?;
+        Ok(OomWatch::of_machine(cgroup, guest))
     }
 
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
@@ -152,6 +187,16 @@ impl Sandbox for Guest<'_> {
 }
 
 impl Guest<'_> {
+    fn is_alive(&self) -> bool {
+        self.record
+            .process
+            .is_some_and(|process| process.is_alive())
+    }
+
+    fn ask(&self, request: &Request) -> Result<Answer, BackendError> {
+        Ok(self.control()?.ask(request, b"")?)
+    }
+
     /// A conversation with the agent; refused at once where nobody would answer.
     fn control(&self) -> Result<guest::Control, BackendError> {
         if self.record.is_frozen() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use runvm_container::cgroup::Stats;
 use runvm_container::cgroup::stats as figures;
+use runvm_sandbox::Usage;
 use serde::Serialize;
 
 /// One line of `events`.
@@ -26,11 +27,13 @@ impl<'a> Event<'a> {
         }
     }
 
-    pub(super) fn stats(id: &'a str, stats: Stats) -> Self {
+    pub(super) fn stats(id: &'a str, usage: Usage) -> Self {
+        let mut data = Document::from(usage.container);
+        data.host = usage.machine.map(|stats| Box::new(stats.into()));
         Self {
             kind: "stats",
             id,
-            data: Some(stats.into()),
+            data: Some(data),
         }
     }
 }
@@ -47,6 +50,9 @@ struct Document {
     intel_rdt: BTreeMap<String, String>,
     /// runc knows of none in an OCI bundle.
     network_interfaces: Option<()>,
+    /// runvm's own: the figures of a microVM's machine and its VMM, by the host's kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<Box<Document>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -210,6 +216,7 @@ impl From<Stats> for Document {
             hugetlb: hugetlb.map(|(size, pages)| (size, pages.into())).collect(),
             intel_rdt: BTreeMap::new(),
             network_interfaces: None,
+            host: None,
         }
     }
 }
@@ -340,6 +347,30 @@ mod tests {
 
     use super::Event;
 
+    fn usage(container: Stats) -> Usage {
+        Usage {
+            container,
+            machine: None,
+        }
+    }
+
+    #[test]
+    fn the_figures_of_a_machine_are_beside_those_of_its_container() {
+        let of = |current| {
+            let mut stats = Stats::default();
+            stats.pids.current = current;
+            stats
+        };
+        let usage = Usage {
+            container: of(3),
+            machine: Some(of(5)),
+        };
+        let event = json!(Event::stats("web", usage));
+        assert_eq!(event["data"]["pids"], json!({"current": 3}));
+        assert_eq!(event["data"]["host"]["pids"], json!({"current": 5}));
+        assert!(event["data"]["host"].get("host").is_none(), "{event}");
+    }
+
     #[test]
     fn what_is_zero_or_empty_is_left_out_where_runc_leaves_it_out() {
         let entry = json!({"limit": 0, "failcnt": 0});
@@ -357,7 +388,10 @@ mod tests {
                 "network_interfaces": null,
             },
         });
-        assert_eq!(json!(Event::stats("web", Stats::default())), expected);
+        assert_eq!(
+            json!(Event::stats("web", usage(Stats::default()))),
+            expected
+        );
         assert_eq!(
             json!(Event::oom("web")),
             json!({"type": "oom", "id": "web"})
@@ -384,7 +418,7 @@ mod tests {
             ..HugetlbStats::default()
         };
         stats.hugetlb.insert("2MB".into(), pages);
-        let event = json!(Event::stats("web", stats));
+        let event = json!(Event::stats("web", usage(stats)));
         let data = &event["data"];
         let zeros = json!({"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0});
         let rows = [
