@@ -69,6 +69,8 @@ enum ReachError {
     Gone,
     #[error("it has no cgroup")]
     NoCgroup,
+    #[error("cannot take hold of process {pid}")]
+    Open { pid: u32, source: io::Error },
     #[error("cannot send signal {signal} to process {pid}")]
     Signal {
         signal: i32,
@@ -81,8 +83,11 @@ impl Container<'_> {
     /// A handle on the container's first process, checked to be that and no later owner of its pid.
     fn first_process(&self) -> Result<(ProcessIdentity, PidFd), ReachError> {
         let process = self.record.process.ok_or(ReachError::Gone)?;
-        let pidfd = process.open().map_err(|_| ReachError::Gone)?;
-        Ok((process, pidfd))
+        let pidfd = process.open().map_err(|source| ReachError::Open {
+            pid: process.pid,
+            source,
+        })?;
+        Ok((process, pidfd.ok_or(ReachError::Gone)?))
     }
 
     fn signal_all(&self, cgroup: &Cgroup, signal: i32) -> Result<(), BackendError> {
@@ -90,20 +95,19 @@ impl Container<'_> {
             // This misses no process that is forked meanwhile.
             return Ok(cgroup.kill()?);
         }
-        for pid in cgroup.pids()? {
-            // A process that ends while the list is walked needs no signal.
-            if let Ok(pidfd) = PidFd::open(pid) {
-                match pidfd.send_signal(signal) {
-                    Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
-                        return Err(ReachError::Signal {
-                            signal,
-                            pid,
-                            source: error,
-                        }
-                        .into());
+        // One that this process cannot see is listed as 0.
+        for pid in cgroup.pids()?.into_iter().filter(|pid| *pid != 0) {
+            match PidFd::open(pid).and_then(|pidfd| pidfd.send_signal(signal)) {
+                // A process that ends while the list is walked needs no signal.
+                Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                    return Err(ReachError::Signal {
+                        signal,
+                        pid,
+                        source: error,
                     }
-                    _ => {}
+                    .into());
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -111,7 +115,7 @@ impl Container<'_> {
 }
 
 impl Sandbox for Container<'_> {
-    fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> io::Result<bool> {
         runvm_container::is_waiting(rustix::fd::AsFd::as_fd(self.directory))
     }
 
@@ -147,14 +151,15 @@ impl Sandbox for Container<'_> {
         if all && let Some(cgroup) = self.record.cgroup()? {
             return self.signal_all(&cgroup, signal);
         }
-        let (process, pidfd) = self.first_process()?;
-        pidfd
-            .send_signal(signal)
+        let process = self.record.process.ok_or(ReachError::Gone)?;
+        let sent = process
+            .signal(signal)
             .map_err(|source| ReachError::Signal {
                 signal,
                 pid: process.pid,
                 source,
             })?;
+        sent.ok_or(ReachError::Gone)?;
         Ok(())
     }
 
