@@ -1,12 +1,15 @@
 //! The behaviour of the whole system, a file each, in each isolation.
 
 mod bad_input;
+mod damaged;
 mod descriptors;
 mod events;
 mod exec;
 mod faults;
 mod files;
 mod host;
+mod hung;
+mod injected;
 mod lifecycle;
 mod limits;
 mod pause;
@@ -14,6 +17,7 @@ mod process;
 mod ps;
 mod signals;
 mod stdio;
+mod stress;
 mod terminal;
 mod together;
 mod update;

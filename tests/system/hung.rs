@@ -1,0 +1,148 @@
+//! What does not end by itself: hooks, and guests that stand still.
+
+use std::fs;
+use std::process::Command;
+
+use runvm_tests::{
+    Bundle, Input, Process, Running, Runtime, container_only, each_isolation, new_container,
+    traces_of, vm_only,
+};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::faults::{delete_by_force, nothing_is_left, sleeper};
+
+each_isolation! {
+    delete_by_force_ends_a_create_whose_hook_hangs,
+    a_create_killed_in_a_hook_leaves_no_hook,
+    a_hook_that_hangs_ends_with_its_timeout,
+    a_create_that_a_hook_fails_runs_the_poststop_hooks,
+}
+
+container_only! {
+    delete_by_force_ends_a_start_whose_hook_hangs,
+}
+
+vm_only! {
+    a_microvm_that_stands_still_can_be_looked_at_killed_and_deleted,
+}
+
+/// A hook that tells its pid to the reader of a FIFO, and does not end.
+fn hanging(fifo: &str) -> serde_json::Value {
+    let script = format!("echo $$ > {fifo}; sleep 1000");
+    json!({ "path": "/bin/sh", "args": ["sh", "-c", script] })
+}
+
+/// Makes a FIFO and reads what is told there.
+fn listener(fifo: &str) -> Running {
+    let made = Command::new("mkfifo").arg(fifo).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo {fifo}");
+    let mut cat = Command::new("cat");
+    cat.arg(fifo);
+    Running::spawn(cat, Input::Null)
+}
+
+fn with_hook(runtime: &Runtime, point: &str, hook: serde_json::Value) -> Bundle {
+    sleeper(runtime).edit(|config| config["hooks"][point] = json!([hook]))
+}
+
+/// Starts to create a container, and returns when its hook hangs.
+fn hung_create(runtime: &Runtime) -> (String, Running, Process) {
+    let fifo = runtime.path("fifo");
+    let listener = listener(&fifo);
+    let bundle = with_hook(runtime, "createRuntime", hanging(&fifo));
+    let id = runtime.new_id();
+    let create = runtime.command(new_container("create", &bundle, &[], &id));
+    let create = Running::spawn(create, Input::Null);
+    let pid = listener.finish().output();
+    let hook = Process::open(pid.trim().parse().expect("a pid")).expect("the hook hangs");
+    (id, create, hook)
+}
+
+fn delete_by_force_ends_a_create_whose_hook_hangs(runtime: &Runtime) {
+    if runtime.skips_runc("runc leaves the hook and what waits for it") {
+        return;
+    }
+    let (id, create, hook) = hung_create(runtime);
+    runtime.call(["delete", "--force", &id]).succeeds();
+    assert!(hook.wait_for_end());
+    create.finish().refuses(1, &["createRuntime hook"]);
+    assert_eq!(runtime.ids(), Vec::<String>::new());
+    nothing_is_left(&traces_of(&id));
+}
+
+fn a_create_killed_in_a_hook_leaves_no_hook(runtime: &Runtime) {
+    if runtime.skips_runc("runc's hooks outlive it") {
+        return;
+    }
+    let (id, create, hook) = hung_create(runtime);
+    create.process().signal(Signal::KILL);
+    assert!(hook.wait_for_end());
+    nothing_is_left(&delete_by_force(runtime, &id, "create killed in a hook"));
+}
+
+fn a_hook_that_hangs_ends_with_its_timeout(runtime: &Runtime) {
+    let hook = json!({ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 });
+    let bundle = with_hook(runtime, "prestart", hook);
+    let id = runtime.new_id();
+    let outcome = runtime.call(new_container("create", &bundle, &[], &id));
+    assert_eq!(outcome.code, 1, "{outcome}");
+    if !Runtime::is_runc() {
+        outcome.refuses(1, &["prestart hook", "timeout"]);
+    }
+    assert_eq!(runtime.ids(), Vec::<String>::new());
+}
+
+fn a_create_that_a_hook_fails_runs_the_poststop_hooks(runtime: &Runtime) {
+    let marker = runtime.path("poststop");
+    let undo = json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("cat > {marker}")] });
+    let bundle = with_hook(runtime, "createRuntime", json!({ "path": "/bin/false" }))
+        .edit(|config| config["hooks"]["poststop"] = json!([undo]));
+    let id = runtime.new_id();
+    let outcome = runtime.call(new_container("create", &bundle, &[], &id));
+    assert_eq!(outcome.code, 1, "{outcome}");
+    let state = fs::read_to_string(&marker).expect("the poststop hook has run");
+    let state: serde_json::Value = serde_json::from_str(&state).expect("it got the state");
+    assert_eq!(
+        (&state["id"], &state["status"]),
+        (&json!(id), &json!("stopped"))
+    );
+}
+
+fn delete_by_force_ends_a_start_whose_hook_hangs(runtime: &Runtime) {
+    if runtime.skips_runc("of runc's start, nothing is known when its container is gone") {
+        return;
+    }
+    let bundle = with_hook(runtime, "startContainer", hanging("/tmp/fifo"));
+    let fifo = bundle.rootfs().join("tmp/fifo");
+    let listener = listener(fifo.to_str().expect("a test's paths are plain text"));
+    let container = runtime.create(&bundle);
+    let start = Running::spawn(runtime.command(["start", container.id()]), Input::Null);
+    listener.finish().succeeds();
+    runtime
+        .call(["delete", "--force", container.id()])
+        .succeeds();
+    start.finish().refuses(1, &["cannot start container"]);
+    nothing_is_left(&traces_of(container.id()));
+}
+
+fn a_microvm_that_stands_still_can_be_looked_at_killed_and_deleted(runtime: &Runtime) {
+    for delete in [false, true] {
+        let mut container = runtime.create(&sleeper(runtime));
+        container.start();
+        container.output().wait_for("ready\n");
+        let vmm = Process::open(container.state().pid).expect("it runs");
+        vmm.signal(Signal::STOP);
+        assert_eq!(container.state().status, "running");
+        if delete {
+            runtime
+                .call(["delete", "--force", container.id()])
+                .succeeds();
+        } else {
+            let exec = container.exec(&["true"]);
+            exec.refuses(255, &["the guest does not answer"]);
+            container.kill("KILL");
+        }
+        container.finish().exits(137);
+    }
+}
