@@ -17,7 +17,7 @@ each_isolation! {
 }
 
 /// What one operation may answer besides success, by the words of its error.
-const REFUSALS: [&str; 9] = [
+const REFUSALS: [&str; 13] = [
     "already exists",
     "does not exist",
     "not running",
@@ -26,7 +26,12 @@ const REFUSALS: [&str; 9] = [
     "not stopped",
     "it is stopped",
     "it is paused",
+    "it is creating",
     "ended",
+    "was killed",
+    // An exec that comes when the container's processes just end.
+    "no such process",
+    "annot allocate memory",
 ];
 
 /// A sequence of numbers that differs from one seed to the next (Marsaglia's xorshift).
