@@ -15,6 +15,7 @@ mod limits;
 mod pause;
 mod process;
 mod ps;
+mod scarce;
 mod signals;
 mod stdio;
 mod stress;
