@@ -1,11 +1,13 @@
 //! What does not end by itself: hooks, and guests that stand still.
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use runvm_tests::{
     Bundle, Input, Process, Running, Runtime, container_only, each_isolation, new_container,
-    traces_of, vm_only,
+    patience, traces_of, vm_only,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -17,6 +19,7 @@ each_isolation! {
     a_create_killed_in_a_hook_leaves_no_hook,
     a_hook_that_hangs_ends_with_its_timeout,
     a_create_that_a_hook_fails_runs_the_poststop_hooks,
+    a_run_whose_output_nobody_takes_ends_with_its_container,
 }
 
 container_only! {
@@ -124,6 +127,31 @@ fn delete_by_force_ends_a_start_whose_hook_hangs(runtime: &Runtime) {
         .succeeds();
     start.finish().refuses(1, &["cannot start container"]);
     nothing_is_left(&traces_of(container.id()));
+}
+
+fn a_run_whose_output_nobody_takes_ends_with_its_container(runtime: &Runtime) {
+    if runtime.skips_runc("runc waits for a reader") {
+        return;
+    }
+    // A pipe that is full from the start.
+    let (_reader, writer) = std::io::pipe().expect("a descriptor is free");
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a pipe can be small");
+    (&writer).write_all(&vec![0; size]).expect("there is room");
+    let script = "touch /tmp/up; yes";
+    let bundle = runtime.bundle().shell(script).with_terminal().writable();
+    let id = runtime.new_id();
+    let mut run = runtime.command(new_container("run", &bundle, &[], &id));
+    run.stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::null());
+    let mut run = Running::spawn_as_is(run);
+    let begin = Instant::now();
+    while runtime.call(["exec", &id, "test", "-e", "/tmp/up"]).code != 0 {
+        assert!(begin.elapsed() < patience(), "it does not come up");
+    }
+    runtime.call(["kill", &id, "KILL"]).succeeds();
+    assert_eq!(run.wait(), 137);
+    assert_eq!(runtime.ids(), Vec::<String>::new());
 }
 
 fn a_microvm_that_stands_still_can_be_looked_at_killed_and_deleted(runtime: &Runtime) {
