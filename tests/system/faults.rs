@@ -18,6 +18,7 @@ each_isolation! {
 
 vm_only! {
     a_microvm_whose_qemu_is_killed_is_stopped,
+    a_microvm_whose_guest_resets_it_is_stopped,
 }
 
 pub(crate) fn sleeper(runtime: &Runtime) -> Bundle {
@@ -53,6 +54,32 @@ fn a_microvm_whose_qemu_is_killed_is_stopped(runtime: &Runtime) {
     let outcome = container.finish();
     assert_ne!(outcome.code, 0, "{outcome}");
     is_stopped_and_goes(runtime, &container);
+}
+
+fn a_microvm_whose_guest_resets_it_is_stopped(runtime: &Runtime) {
+    // In the guest's own pid namespace to reboot is to end the machine.
+    let bundle = without_pid_namespace(runtime.bundle().shell("reboot -f; echo it goes on"));
+    let bundle = bundle.edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = config["process"]["capabilities"][set].as_array_mut();
+            set.expect("an array").push("CAP_SYS_BOOT".into());
+        }
+    });
+    let mut container = runtime.create(&bundle);
+    container.start();
+    let outcome = container.finish().exits(137);
+    assert_eq!(outcome.output(), "");
+    is_stopped_and_goes(runtime, &container);
+}
+
+/// Has a bundle's program run in the pid namespace of the runtime or of the guest's agent.
+pub(crate) fn without_pid_namespace(bundle: Bundle) -> Bundle {
+    bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut();
+        namespaces
+            .expect("an array")
+            .retain(|namespace| namespace["type"] != "pid");
+    })
 }
 
 #[track_caller]

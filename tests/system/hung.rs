@@ -6,13 +6,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use runvm_tests::{
-    Bundle, Input, Process, Running, Runtime, container_only, each_isolation, new_container,
-    patience, traces_of, vm_only,
+    Bundle, Input, Isolation, Process, Running, Runtime, container_only, each_isolation,
+    new_container, patience, traces_of, vm_only,
 };
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::faults::{delete_by_force, nothing_is_left, sleeper};
+use crate::faults::{delete_by_force, nothing_is_left, sleeper, without_pid_namespace};
+
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 each_isolation! {
     delete_by_force_ends_a_create_whose_hook_hangs,
@@ -20,6 +22,7 @@ each_isolation! {
     a_hook_that_hangs_ends_with_its_timeout,
     a_create_that_a_hook_fails_runs_the_poststop_hooks,
     a_run_whose_output_nobody_takes_ends_with_its_container,
+    a_signal_that_run_gets_before_there_is_a_program_is_the_programs,
 }
 
 container_only! {
@@ -127,6 +130,30 @@ fn delete_by_force_ends_a_start_whose_hook_hangs(runtime: &Runtime) {
         .succeeds();
     start.finish().refuses(1, &["cannot start container"]);
     nothing_is_left(&traces_of(container.id()));
+}
+
+fn a_signal_that_run_gets_before_there_is_a_program_is_the_programs(runtime: &Runtime) {
+    let signals = [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)];
+    let count = match runtime.isolation() {
+        Isolation::Container => signals.len(),
+        Isolation::Vm => 1,
+    };
+    for (signal, code) in signals.into_iter().take(count) {
+        let (up, go_on) = (runtime.path("up"), runtime.path("go-on"));
+        let told = listener(&up);
+        let script = format!("mkfifo {go_on}; echo > {up}; echo > {go_on}");
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": [PATH] });
+        // The first process of a pid namespace would ignore the signal.
+        let bundle = without_pid_namespace(with_hook(runtime, "createRuntime", hook));
+        let mut run = runtime.spawn_run(&bundle, Input::Null);
+        told.finish().succeeds();
+        run.running().process().signal(signal);
+        fs::read(&go_on).expect("the hook waits for a reader");
+        run.finish().exits(code);
+        for fifo in [up, go_on] {
+            fs::remove_file(fifo).expect("it was made");
+        }
+    }
 }
 
 fn a_run_whose_output_nobody_takes_ends_with_its_container(runtime: &Runtime) {

@@ -116,9 +116,9 @@ fn a_full_state_directory_refuses_a_container_and_takes_the_next(runtime: &Runti
         .env("RUNVM", Runtime::binary());
     let outcome = Running::spawn(shell, Input::Null).finish();
     assert_eq!(outcome.code, 0, "{outcome}");
-    assert!(outcome.errors().contains("No space left"), "{outcome}");
     if !Runtime::is_runc() {
         is_one_line(&outcome);
+        assert!(outcome.errors().contains("No space left"), "{outcome}");
     }
     nothing_is_left(&traces_of(&id));
 }
