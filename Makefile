@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help build binaries kernel rootfs demo bench test test-unit test-host test-peer test-nested check install clean \
+.PHONY: help build binaries kernel rootfs demo bench test test-unit test-host test-peer test-nested stress check install clean \
 	build-packages demo-packages test-packages bench-packages
 
 PREFIX ?= /usr/local
@@ -59,6 +59,9 @@ test-peer: demo-packages test-packages ## Prove the container tests with runc in
 
 test-nested: demo-packages test-packages build ## Test whole behaviours in a nested host with KVM and cgroup v2
 	tests/nested $(STAGE)/bin/runvm
+
+stress: demo-packages test-packages build ## Try every fault at every system call, and many operations at once (hours)
+	RUNVM_TEST_STRESS=1 RUNVM_BIN=$(STAGE)/bin/runvm cargo test -p runvm-tests --test system -- injected:: scarce:: stress::
 
 check: ## Formatting, lints, dependencies
 	cargo fmt --all --check

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -59,6 +60,13 @@ impl Process {
         }
     }
 
+    /// Whether it ends in this time.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let timeout = Timespec::try_from(time).expect("a short time");
+        let mut set = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut set, Some(&timeout)).is_ok_and(|count| count > 0)
+    }
+
     /// Takes the exit code of a child that has ended, 128 and the signal's number for one that a signal
     /// killed; `None` where it is no child of this process.
     pub fn reap(&self) -> Option<i32> {
@@ -67,6 +75,21 @@ impl Process {
         status
             .exit_status()
             .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+    }
+}
+
+/// Takes away the processes in cgroups of this name that have ended and whose parents have, as their
+/// subreaper has to: the first process of a pid namespace ends after all others in it.
+pub fn reap_orphans_of(name: &str) {
+    for pid in children_of(std::process::id().cast_signed()) {
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let is_zombie = read("stat")
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.starts_with(" Z"));
+        if is_zombie && read("cgroup").contains(name) {
+            Process::open(pid).and_then(|orphan| orphan.reap());
+        }
     }
 }
 

@@ -187,7 +187,7 @@ impl Runtime {
 }
 
 /// The words of `create` or `run`.
-pub(crate) fn new_container(verb: &str, bundle: &Bundle, flags: &[&str], id: &str) -> Vec<String> {
+pub fn new_container(verb: &str, bundle: &Bundle, flags: &[&str], id: &str) -> Vec<String> {
     let path = bundle
         .path()
         .to_str()

@@ -1,13 +1,12 @@
 //! Processes killed where it hurts: `list` and `state` say what is, and `delete --force` leaves
 //! nothing.
 
-use std::process::Command;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use runvm_tests::{
     Bundle, Container, Input, Isolation, Process, Running, Runtime, children_of, each_isolation,
-    skip, traces_of, vm_only,
+    new_container, reap_orphans_of, skip, traces_of, vm_only,
 };
 use rustix::process::Signal;
 
@@ -15,15 +14,14 @@ each_isolation! {
     a_container_whose_process_is_killed_is_stopped,
     a_killed_run_leaves_a_container_that_can_be_deleted,
     a_create_killed_at_any_moment_can_be_deleted,
-    a_create_killed_at_a_system_call_can_be_deleted,
-    a_delete_killed_at_a_system_call_can_be_repeated,
 }
 
 vm_only! {
     a_microvm_whose_qemu_is_killed_is_stopped,
+    a_microvm_whose_guest_resets_it_is_stopped,
 }
 
-fn sleeper(runtime: &Runtime) -> Bundle {
+pub(crate) fn sleeper(runtime: &Runtime) -> Bundle {
     runtime.bundle().shell("sleep 1000 & echo ready; wait")
 }
 
@@ -56,6 +54,32 @@ fn a_microvm_whose_qemu_is_killed_is_stopped(runtime: &Runtime) {
     let outcome = container.finish();
     assert_ne!(outcome.code, 0, "{outcome}");
     is_stopped_and_goes(runtime, &container);
+}
+
+fn a_microvm_whose_guest_resets_it_is_stopped(runtime: &Runtime) {
+    // In the guest's own pid namespace to reboot is to end the machine.
+    let bundle = without_pid_namespace(runtime.bundle().shell("reboot -f; echo it goes on"));
+    let bundle = bundle.edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = config["process"]["capabilities"][set].as_array_mut();
+            set.expect("an array").push("CAP_SYS_BOOT".into());
+        }
+    });
+    let mut container = runtime.create(&bundle);
+    container.start();
+    let outcome = container.finish().exits(137);
+    assert_eq!(outcome.output(), "");
+    is_stopped_and_goes(runtime, &container);
+}
+
+/// Has a bundle's program run in the pid namespace of the runtime or of the guest's agent.
+pub(crate) fn without_pid_namespace(bundle: Bundle) -> Bundle {
+    bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut();
+        namespaces
+            .expect("an array")
+            .retain(|namespace| namespace["type"] != "pid");
+    })
 }
 
 #[track_caller]
@@ -95,7 +119,8 @@ fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
     let mut left = Vec::new();
     for time in 0..times {
         let id = runtime.new_id();
-        let running = spawn_create(runtime, &bundle, &id, &[]);
+        let create = runtime.command(new_container("create", &bundle, &[], &id));
+        let running = Running::spawn(create, Input::Null);
         // There is no event to wait for: any moment is meant.
         thread::sleep(whole * time / times);
         running.process().signal(Signal::KILL);
@@ -106,98 +131,12 @@ fn a_create_killed_at_any_moment_can_be_deleted(runtime: &Runtime) {
     nothing_is_left(&left);
 }
 
-fn a_create_killed_at_a_system_call_can_be_deleted(runtime: &Runtime) {
-    if runtime.skips_runc("runc leaves its child behind") {
-        return;
-    }
-    let bundle = sleeper(runtime);
-    let rows = [
-        ("mkdir,mkdirat", 1),
-        ("mkdir,mkdirat", 2),
-        ("mkdir,mkdirat", 5),
-        ("flock", 1),
-        ("rename,renameat,renameat2", 1),
-        ("rename,renameat,renameat2", 2),
-        ("rename,renameat,renameat2", 3),
-        ("fdatasync,fsync", 1),
-        ("write", 3),
-        ("clone3", 1),
-        ("sendmsg", 1),
-        ("recvmsg", 1),
-        ("exit_group", 1),
-    ];
-    let mut left = Vec::new();
-    for (call, time) in rows {
-        let id = runtime.new_id();
-        let inject = format!("inject={call}:signal=KILL:when={time}");
-        let trace = format!("trace={call}");
-        let strace = ["strace", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-        let running = spawn_create(runtime, &bundle, &id, &strace);
-        assert!(running.process().wait_for_end());
-        let when = format!("create killed at {call} number {time}");
-        left.extend(delete_by_force(runtime, &id, &when));
-    }
-    nothing_is_left(&left);
-}
-
-fn a_delete_killed_at_a_system_call_can_be_repeated(runtime: &Runtime) {
-    if runtime.skips_runc("runc removes its own state first") {
-        return;
-    }
-    let calls = ["pidfd_send_signal", "flock", "rmdir", "unlinkat", "unlink"];
-    // A microVM takes its time to start, and the calls for the state are the same.
-    let calls = if runtime.isolation() == Isolation::Vm {
-        &calls[..3]
-    } else {
-        &calls[..]
-    };
-    let mut left = Vec::new();
-    for call in calls {
-        let container = runtime.create(&sleeper(runtime));
-        container.start();
-        container.output().wait_for("ready\n");
-        let inject = format!("inject={call}:signal=KILL:when=1");
-        let mut delete = under(&[
-            "strace",
-            "-o",
-            "/dev/null",
-            "-e",
-            &format!("trace={call}"),
-            "-e",
-            &inject,
-        ]);
-        let words = runtime.command(["delete", "--force", container.id()]);
-        delete.arg(words.get_program()).args(words.get_args());
-        Running::spawn(delete, Input::Null).finish();
-        let when = format!("delete killed at {call}");
-        left.extend(delete_by_force(runtime, container.id(), &when));
-    }
-    nothing_is_left(&left);
-}
-
-fn spawn_create(runtime: &Runtime, bundle: &Bundle, id: &str, under_words: &[&str]) -> Running {
-    let path = bundle.path_text();
-    let create = runtime.command(["create", "--bundle", path, id]);
-    if under_words.is_empty() {
-        return Running::spawn(create, Input::Null);
-    }
-    let mut command = under(under_words);
-    command.arg(create.get_program()).args(create.get_args());
-    Running::spawn(command, Input::Null)
-}
-
-fn under(words: &[&str]) -> Command {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]);
-    command
-}
-
 /// Deletes what may be there; the answer is what is left nevertheless, a line each.
-fn delete_by_force(runtime: &Runtime, id: &str, when: &str) -> Vec<String> {
+pub(crate) fn delete_by_force(runtime: &Runtime, id: &str, when: &str) -> Vec<String> {
     let ids = runtime.ids();
     assert!(ids.is_empty() || ids == [id], "{when}: {ids:?}");
     runtime.call(["list"]).succeeds();
-    runtime.call(["delete", "--force", id]).succeeds();
+    force_delete(runtime, id, when);
     assert_eq!(runtime.ids(), Vec::<String>::new(), "{when}");
     traces_of(id)
         .into_iter()
@@ -205,7 +144,19 @@ fn delete_by_force(runtime: &Runtime, id: &str, when: &str) -> Vec<String> {
         .collect()
 }
 
+/// Deletes a container whose processes may have lost their parents, of which this process is the parent
+/// then.
+pub(crate) fn force_delete(runtime: &Runtime, id: &str, when: &str) {
+    let delete = runtime.command(["delete", "--force", id]);
+    let delete = Running::spawn(delete, Input::Null);
+    while !delete.process().ends_within(Duration::from_millis(10)) {
+        reap_orphans_of(id);
+    }
+    let deleted = delete.finish();
+    assert_eq!(deleted.code, 0, "{when}: {deleted}");
+}
+
 #[track_caller]
-fn nothing_is_left(left: &[String]) {
+pub(crate) fn nothing_is_left(left: &[String]) {
     assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
 }

@@ -1,19 +1,24 @@
 //! The behaviour of the whole system, a file each, in each isolation.
 
 mod bad_input;
+mod damaged;
 mod descriptors;
 mod events;
 mod exec;
 mod faults;
 mod files;
 mod host;
+mod hung;
+mod injected;
 mod lifecycle;
 mod limits;
 mod pause;
 mod process;
 mod ps;
+mod scarce;
 mod signals;
 mod stdio;
+mod stress;
 mod terminal;
 mod together;
 mod update;

@@ -201,11 +201,12 @@ impl Control {
         let mut filled = 0;
         while filled < lengths.len() {
             let room = &mut lengths[filled..];
-            let read = rustix::io::retry_on_intr(|| receive_some(self.0.as_fd(), room, &mut fds))?;
-            if read == 0 {
-                return Ok(None);
+            match rustix::io::retry_on_intr(|| receive_some(self.0.as_fd(), room, &mut fds)) {
+                // Reset: it ended before it had read all that it was sent.
+                Ok(0) | Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                Ok(read) => filled += read,
+                Err(errno) => return Err(errno.into()),
             }
-            filled += read;
         }
         let (head, body) = lengths.split_at(4);
         let Some(head) = self.receive_part(head)? else {

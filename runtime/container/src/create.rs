@@ -277,7 +277,7 @@ impl Conversation {
             };
             match frame.message {
                 Word::RuntimeHooks => {
-                    run_runtime_hooks(request, newborn.pid)?;
+                    run_runtime_hooks(request, &newborn)?;
                     self.control
                         .send(&GoOn, &[], &[])
                         .map_err(CreateError::Control)?;
@@ -387,8 +387,10 @@ fn state(request: &CreateRequest<'_>, pid: u32) -> State {
     }
 }
 
-fn run_runtime_hooks(request: &CreateRequest<'_>, pid: u32) -> Result<(), HookError> {
-    let state = state(request, pid);
-    hooks::run("prestart", &request.plan.hooks.prestart, &state)?;
-    hooks::run("createRuntime", &request.plan.hooks.create_runtime, &state)
+fn run_runtime_hooks(request: &CreateRequest<'_>, newborn: &Newborn) -> Result<(), HookError> {
+    let state = state(request, newborn.pid);
+    let asked = &request.plan.hooks;
+    let run = |point, hooks| hooks::run(point, hooks, &state, newborn.pidfd());
+    run("prestart", &asked.prestart)?;
+    run("createRuntime", &asked.create_runtime)
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use runvm_oci::{Hook, State};
 use runvm_sys::PidFd;
-use rustix::event::Timespec;
+use runvm_sys::command::tie_to_caller;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Why a hook did not do its work.
@@ -58,6 +59,14 @@ pub enum HookError {
         /// Its `timeout`.
         timeout: Duration,
     },
+    /// What it was run for is no more, and it was killed.
+    #[error("the {point} hook {} was killed: the container's process has ended", path.display())]
+    ContainerGone {
+        /// The field of `hooks`.
+        point: &'static str,
+        /// The hook's program.
+        path: PathBuf,
+    },
 }
 
 /// How much of a hook's output an error quotes, in bytes.
@@ -65,13 +74,26 @@ const QUOTE_BYTES_MAX: usize = 512;
 
 /// Runs `hooks` one after the other in the caller's namespaces, each with `state` on its standard
 /// input; stops at the first that fails. `point` is their field of `hooks`, for the errors.
-pub fn run(point: &'static str, hooks: &[Hook], state: &State) -> Result<(), HookError> {
+///
+/// A hook is killed with the calling thread; and, which is an error, when `container` has ended,
+/// the process of one that is being made.
+pub fn run(
+    point: &'static str,
+    hooks: &[Hook],
+    state: &State,
+    container: Option<&PidFd>,
+) -> Result<(), HookError> {
     hooks
         .iter()
-        .try_for_each(|hook| run_one(point, hook, state))
+        .try_for_each(|hook| run_one(point, hook, state, container))
 }
 
-fn run_one(point: &'static str, hook: &Hook, state: &State) -> Result<(), HookError> {
+fn run_one(
+    point: &'static str,
+    hook: &Hook,
+    state: &State,
+    container: Option<&PidFd>,
+) -> Result<(), HookError> {
     let path = || hook.path.clone();
     let failed_state = |source| HookError::State {
         point,
@@ -89,15 +111,23 @@ fn run_one(point: &'static str, hook: &Hook, state: &State) -> Result<(), HookEr
     let mut child = command(hook, input, &output)
         .and_then(|mut command| command.spawn())
         .map_err(failed_run)?;
-    let status = wait(&mut child, hook.timeout).map_err(failed_run)?;
-    match status {
-        None => Err(HookError::TimedOut {
+    let end = wait(&child, hook.timeout, container);
+    if !matches!(end, Ok(End::Own)) {
+        kill(&child);
+    }
+    let status = child.wait();
+    match (end.map_err(failed_run)?, status.map_err(failed_run)?) {
+        (End::TimedOut, _) => Err(HookError::TimedOut {
             point,
             path: path(),
             timeout: hook.timeout.unwrap_or_default(),
         }),
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(HookError::Failed {
+        (End::ContainerGone, _) => Err(HookError::ContainerGone {
+            point,
+            path: path(),
+        }),
+        (End::Own, status) if status.success() => Ok(()),
+        (End::Own, status) => Err(HookError::Failed {
             point,
             path: path(),
             status: in_words(status),
@@ -120,6 +150,7 @@ fn command(hook: &Hook, input: File, output: &File) -> io::Result<Command> {
         .stderr(Stdio::from(output.try_clone()?))
         // So that what it started can be killed with it.
         .process_group(0);
+    tie_to_caller(&mut command);
     Ok(command)
 }
 
@@ -135,24 +166,37 @@ fn memory_file() -> io::Result<File> {
     Ok(memfd_create(c"runvm-hook", MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Waits for the hook's end; `None` when it had to be killed for its time.
-fn wait(child: &mut Child, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
-    if let Some(timeout) = timeout {
-        let handle = PidFd::open(child.id())?;
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        if !handle.wait_exit(Some(&timeout))? {
-            if let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
-                // It has just been alive; a failure means that it has ended meanwhile.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            child.wait()?;
-            return Ok(None);
-        }
+/// What ended the wait for a hook.
+enum End {
+    Own,
+    TimedOut,
+    ContainerGone,
+}
+
+fn wait(child: &Child, timeout: Option<Duration>, container: Option<&PidFd>) -> io::Result<End> {
+    let hook = PidFd::open(child.id())?;
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let mut set = vec![PollFd::new(&hook, PollFlags::IN)];
+    set.extend(container.map(|container| PollFd::new(container, PollFlags::IN)));
+    let ready = rustix::io::retry_on_intr(|| poll(&mut set, timeout.as_ref()))?;
+    Ok(if ready == 0 {
+        End::TimedOut
+    } else if set[0].revents().is_empty() {
+        End::ContainerGone
+    } else {
+        End::Own
+    })
+}
+
+/// Kills a hook that has not been reaped, with its group.
+fn kill(child: &Child) {
+    if let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+        // A failure means that all of it has ended.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    child.wait().map(Some)
 }
 
 fn in_words(status: ExitStatus) -> String {
@@ -193,16 +237,19 @@ mod tests {
         }
     }
 
-    fn run_shell(script: &str, timeout: Option<Duration>) -> Result<(), HookError> {
-        let state = State {
+    fn state() -> State {
+        State {
             oci_version: "1.3.0".into(),
             id: "c1".into(),
             status: Status::Creating,
             pid: 7,
             bundle: "/bundle".into(),
             annotations: Default::default(),
-        };
-        run("prestart", &[shell(script, timeout)], &state)
+        }
+    }
+
+    fn run_shell(script: &str, timeout: Option<Duration>) -> Result<(), HookError> {
+        run("prestart", &[shell(script, timeout)], &state(), None)
     }
 
     #[test]
@@ -227,6 +274,16 @@ mod tests {
             text,
             "the prestart hook /bin/sh failed with status 3: no such card"
         );
+    }
+
+    #[test]
+    fn a_hook_is_killed_when_what_it_is_run_for_has_ended() {
+        let mut container = Command::new("/bin/true").spawn().unwrap();
+        let handle = PidFd::open(container.id()).unwrap();
+        let hook = shell("/bin/sleep 100 & wait", None);
+        let error = run("prestart", &[hook], &state(), Some(&handle)).unwrap_err();
+        assert!(matches!(error, HookError::ContainerGone { .. }), "{error}");
+        container.wait().unwrap();
     }
 
     #[test]

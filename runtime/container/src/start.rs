@@ -2,8 +2,10 @@
 //! new process waits for one byte.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+
+use runvm_sys::unix_socket;
 
 use crate::ChildError;
 
@@ -35,7 +37,7 @@ pub enum StartError {
 /// Lets the container created in `state_dir` run its program; returns when the program has been
 /// executed.
 pub fn start(state_dir: BorrowedFd<'_>) -> Result<(), StartError> {
-    let mut stream = connect(state_dir).map_err(StartError::Connect)?;
+    let mut stream = unix_socket::connect_in(state_dir, SOCKET).map_err(StartError::Connect)?;
     stream.write_all(&[GO]).map_err(StartError::Talk)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(StartError::Talk)?;
@@ -54,28 +56,19 @@ pub fn start(state_dir: BorrowedFd<'_>) -> Result<(), StartError> {
 }
 
 /// Whether a created container that has not been started waits in `state_dir`.
-pub fn is_waiting(state_dir: BorrowedFd<'_>) -> bool {
-    connect(state_dir).is_ok()
+pub fn is_waiting(state_dir: BorrowedFd<'_>) -> io::Result<bool> {
+    unix_socket::is_listened_at(state_dir, SOCKET)
 }
 
 /// Makes the socket; the listener is for the new process alone.
 pub(crate) fn listen(state_dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    Ok(UnixListener::bind(path(state_dir))?.into())
+    Ok(UnixListener::bind(unix_socket::path_in(state_dir, SOCKET))?.into())
 }
 
 /// Takes the socket away again, for a container that was not created.
 pub(crate) fn forget(state_dir: BorrowedFd<'_>) {
     // Best effort on the way out of another error.
     let _ = rustix::fs::unlinkat(state_dir, SOCKET, rustix::fs::AtFlags::empty());
-}
-
-fn connect(state_dir: BorrowedFd<'_>) -> io::Result<UnixStream> {
-    UnixStream::connect(path(state_dir))
-}
-
-/// A path through the descriptor: the directory's own may be longer than a socket address.
-fn path(state_dir: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}/{SOCKET}", state_dir.as_raw_fd())
 }
 
 /// The waiting process's side: blocks until the start byte comes. A connection that ends without

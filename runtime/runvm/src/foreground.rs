@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use runvm_sys::PidFd;
+use runvm_sys::{ExitStatus, PidFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -17,6 +17,12 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 /// At most this much is written at once: a pipe or terminal that polls writable takes it without
 /// blocking (pipe(7), PIPE_BUF).
 const CHUNK: usize = 4096;
+
+/// How long the rest of a killed process's output may wait for a reader.
+const KILLED_PATIENCE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 /// The signals this process takes on behalf of the container.
 pub(crate) struct ForwardedSignals(SignalFd);
@@ -47,9 +53,9 @@ pub(crate) fn attend(
 ) -> anyhow::Result<u8> {
     let mut relay = terminal.map(TerminalRelay::begin).transpose()?;
     loop {
-        let events = wait(child, signals, relay.as_ref())?;
+        let events = wait(Some(child), signals, relay.as_ref(), None)?;
         if let Some(relay) = &mut relay {
-            relay.step(events.input, events.terminal)?;
+            relay.step(&events)?;
         }
         if events.signal {
             while let Some(signal) = signals.next() {
@@ -64,52 +70,55 @@ pub(crate) fn attend(
             break;
         }
     }
-    if let Some(relay) = &mut relay {
-        relay.drain();
-    }
     let status = child
         .reap()
         .context("cannot wait for the container's process")?;
+    if let Some(relay) = &mut relay {
+        relay.drain(signals, status)?;
+    }
     Ok(u8::try_from(status.code()).unwrap_or(u8::MAX))
 }
 
 struct Events {
+    /// Whether anything is there, or else the time is over.
+    any: bool,
     ended: bool,
     signal: bool,
     input: bool,
+    output: bool,
     terminal: PollFlags,
 }
 
 fn wait(
-    child: &PidFd,
+    child: Option<&PidFd>,
     signals: &ForwardedSignals,
     relay: Option<&TerminalRelay>,
+    timeout: Option<&Timespec>,
 ) -> io::Result<Events> {
-    let mut set = vec![
-        PollFd::new(child, PollFlags::IN),
-        PollFd::from_borrowed_fd(signals.0.as_fd(), PollFlags::IN),
-    ];
-    if let Some(relay) = relay {
-        set.push(PollFd::from_borrowed_fd(
-            relay.terminal.as_fd(),
-            relay.terminal_interest(),
-        ));
-        if relay.wants_input() {
-            set.push(PollFd::from_borrowed_fd(input(), PollFlags::IN));
-        }
-    }
-    loop {
-        match poll(&mut set, None) {
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(_) => break,
-        }
-    }
+    let mut set = Vec::with_capacity(5);
+    let mut add = |fd, interest| {
+        set.push(PollFd::from_borrowed_fd(fd, interest));
+        set.len() - 1
+    };
+    let signal = add(signals.0.as_fd(), PollFlags::IN);
+    let child = child.map(|child| add(child.as_fd(), PollFlags::IN));
+    let interest = |relay: &&TerminalRelay| !relay.terminal_interest().is_empty();
+    let terminal = relay
+        .filter(interest)
+        .map(|relay| add(relay.terminal.as_fd(), relay.terminal_interest()));
+    let wanting = relay.filter(|relay| relay.wants_input());
+    let input = wanting.map(|_| add(input(), PollFlags::IN));
+    let showing = relay.filter(|relay| !relay.shown.is_empty());
+    let output = showing.map(|_| add(rustix::stdio::stdout(), PollFlags::OUT));
+    let ready = rustix::io::retry_on_intr(|| poll(&mut set, timeout))?;
+    let events = |at: Option<usize>| at.map_or(PollFlags::empty(), |at| set[at].revents());
     Ok(Events {
-        ended: !set[0].revents().is_empty(),
-        signal: !set[1].revents().is_empty(),
-        terminal: set.get(2).map_or(PollFlags::empty(), PollFd::revents),
-        input: set.get(3).is_some_and(|input| !input.revents().is_empty()),
+        any: ready > 0,
+        ended: !events(child).is_empty(),
+        signal: !events(Some(signal)).is_empty(),
+        input: !events(input).is_empty(),
+        output: !events(output).is_empty(),
+        terminal: events(terminal),
     })
 }
 
@@ -121,6 +130,8 @@ fn input() -> BorrowedFd<'static> {
 struct TerminalRelay {
     terminal: OwnedFd,
     typed: VecDeque<u8>,
+    /// Of the terminal's output, what standard output has not taken yet.
+    shown: VecDeque<u8>,
     input_open: bool,
     terminal_open: bool,
     restore: Option<Termios>,
@@ -136,6 +147,7 @@ impl TerminalRelay {
         let relay = Self {
             terminal,
             typed: VecDeque::new(),
+            shown: VecDeque::new(),
             input_open: true,
             terminal_open: true,
             restore: restore.clone(),
@@ -161,20 +173,17 @@ impl TerminalRelay {
         self.input_open && self.typed.is_empty()
     }
 
+    /// A terminal whose output has no place to go is left alone, but for what it takes.
     fn terminal_interest(&self) -> PollFlags {
-        if !self.terminal_open {
-            return PollFlags::empty();
-        }
-        if self.typed.is_empty() {
-            PollFlags::IN
-        } else {
-            PollFlags::IN | PollFlags::OUT
-        }
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::IN, self.terminal_open && self.shown.is_empty());
+        interest.set(PollFlags::OUT, self.terminal_open && !self.typed.is_empty());
+        interest
     }
 
-    fn step(&mut self, input_ready: bool, terminal: PollFlags) -> anyhow::Result<()> {
+    fn step(&mut self, events: &Events) -> anyhow::Result<()> {
         let mut chunk = [0; CHUNK];
-        if input_ready {
+        if events.input {
             match rustix::io::read(input(), &mut chunk) {
                 Ok(0) | Err(Errno::IO) => self.input_open = false,
                 Ok(count) => self.typed.extend(&chunk[..count]),
@@ -182,11 +191,15 @@ impl TerminalRelay {
                 Err(errno) => return Err(errno).context("cannot read standard input"),
             }
         }
-        if terminal.contains(PollFlags::OUT) {
+        if events.output {
+            self.show();
+        }
+        if events.terminal.contains(PollFlags::OUT) {
             self.pass_input();
         }
-        if terminal.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.pass_output();
+        let readable = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        if events.terminal.intersects(readable) && self.shown.is_empty() {
+            self.take_output();
         }
         Ok(())
     }
@@ -203,40 +216,48 @@ impl TerminalRelay {
         self.typed.drain(..written);
     }
 
-    /// Copies one chunk from the terminal to standard output; false when there is no more.
-    fn pass_output(&mut self) -> bool {
+    /// Takes one chunk of the terminal's output.
+    fn take_output(&mut self) {
         let mut chunk = [0; CHUNK];
         match rustix::io::read(&self.terminal, &mut chunk) {
-            Ok(count) if count > 0 => {
-                // With standard output gone there is nobody left to show it to.
-                let _ = io::Write::write_all(&mut io::stdout(), &chunk[..count])
-                    .and_then(|()| io::Write::flush(&mut io::stdout()));
-                true
-            }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => false,
+            Ok(count) if count > 0 => self.shown.extend(&chunk[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
             // EIO: every process has closed the terminal.
-            _ => {
-                self.terminal_open = false;
-                false
-            }
+            _ => self.terminal_open = false,
         }
     }
 
-    /// Copies what the process wrote before it ended.
-    fn drain(&mut self) {
-        let no_wait = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+    /// Writes what is to be shown to standard output, as much as it takes now.
+    fn show(&mut self) {
+        let (pending, _) = self.shown.as_slices();
+        let written = match rustix::io::write(rustix::stdio::stdout(), pending) {
+            Ok(count) => count,
+            Err(Errno::INTR | Errno::AGAIN) => 0,
+            // With standard output gone there is nobody left to show it to.
+            Err(_) => pending.len(),
         };
-        while self.terminal_open {
-            let mut set = [PollFd::new(&self.terminal, PollFlags::IN)];
-            match poll(&mut set, Some(&no_wait)) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {
-                    self.pass_output();
-                }
+        self.shown.drain(..written);
+    }
+
+    /// Shows what the process wrote before it ended, as long as somebody takes it: of one that was
+    /// killed no longer than a moment, and until a signal says that nobody waits for it.
+    fn drain(&mut self, signals: &ForwardedSignals, status: ExitStatus) -> anyhow::Result<()> {
+        // What stands for a process in a microVM ends with its code, not by its signal.
+        let is_killed = status.code() == ExitStatus::Signaled(Signal::SIGKILL as i32).code();
+        self.typed.clear();
+        self.input_open = false;
+        loop {
+            let timeout = match (self.shown.is_empty(), self.terminal_open) {
+                (true, false) => return Ok(()),
+                // What it wrote is there by now.
+                (true, true) => Some(Timespec::default()),
+                (false, _) => is_killed.then_some(KILLED_PATIENCE),
+            };
+            let events = wait(None, signals, Some(self), timeout.as_ref())?;
+            if !events.any || events.signal {
+                return Ok(());
             }
+            self.step(&events)?;
         }
     }
 }

@@ -44,8 +44,8 @@ impl Logger {
         if self.file.is_some() {
             self.write("error", &message);
         }
-        // Standard error may be closed or full, and there is no one else to tell.
-        let _ = writeln!(std::io::stderr(), "runvm: {message}");
+        // One write, as below. Standard error may be closed or full, and there is no one else to tell.
+        let _ = std::io::stderr().write_all(format!("runvm: {message}\n").as_bytes());
     }
 
     /// Tells what is odd and goes on.

@@ -73,6 +73,8 @@ enum ReachError {
     Gone,
     #[error("it has no cgroup")]
     NoCgroup,
+    #[error("cannot take hold of process {pid}")]
+    Open { pid: u32, source: io::Error },
     #[error("cannot send signal {signal} to process {pid}")]
     Signal {
         signal: i32,
@@ -85,8 +87,11 @@ impl Container<'_> {
     /// A handle on the container's first process, checked to be that and no later owner of its pid.
     fn first_process(&self) -> Result<(ProcessIdentity, PidFd), ReachError> {
         let process = self.record.process.ok_or(ReachError::Gone)?;
-        let pidfd = process.open().map_err(|_| ReachError::Gone)?;
-        Ok((process, pidfd))
+        let pidfd = process.open().map_err(|source| ReachError::Open {
+            pid: process.pid,
+            source,
+        })?;
+        Ok((process, pidfd.ok_or(ReachError::Gone)?))
     }
 
     fn cgroup(&self) -> Result<Cgroup, BackendError> {
@@ -95,7 +100,7 @@ impl Container<'_> {
 }
 
 impl Sandbox for Container<'_> {
-    fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> io::Result<bool> {
         runvm_container::is_waiting(rustix::fd::AsFd::as_fd(self.directory))
     }
 
@@ -131,14 +136,15 @@ impl Sandbox for Container<'_> {
         if all && let Some(cgroup) = self.record.cgroup()? {
             return Ok(cgroup.signal(signal)?);
         }
-        let (process, pidfd) = self.first_process()?;
-        pidfd
-            .send_signal(signal)
+        let process = self.record.process.ok_or(ReachError::Gone)?;
+        let sent = process
+            .signal(signal)
             .map_err(|source| ReachError::Signal {
                 signal,
                 pid: process.pid,
                 source,
             })?;
+        sent.ok_or(ReachError::Gone)?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
@@ -166,7 +167,7 @@ pub trait Isolation: Sync {
 /// A sandbox that exists. A method belongs here only if both isolations can honour it.
 pub trait Sandbox {
     /// Whether the process still waits for [`start`](Self::start). Asked only of a live one.
-    fn is_waiting(&self) -> bool;
+    fn is_waiting(&self) -> io::Result<bool>;
 
     /// Lets the container's process run the user's program; returns when it does.
     fn start(&mut self) -> Result<(), BackendError>;

@@ -26,7 +26,7 @@ pub use oom::OomWatch;
 pub use operation::Operation;
 pub use record::{ProcessIdentity, Record};
 pub use settings::{HypervisorChoice, Settings, SettingsError};
-pub use store::{Directory, Store, StoreError};
+pub use store::{Directory, Lock, Store, StoreError};
 
 /// Runs the hidden entry this process was re-executed for and does not return; returns at once
 /// in an ordinary process. Every binary that makes sandboxes calls it first thing in `main`.

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use runvm_container::cgroup::{CgroupError, SubCgroup};
 use runvm_container::{HookError, Stdio};
-use runvm_oci::{ConfigError, NamespaceKind, Plan, Process, State, Status};
+use runvm_oci::{ConfigError, NamespaceKind, Plan, Process, Status};
 use runvm_sys::PidFd;
 use rustix::event::Timespec;
 
-use crate::record::{ProcessIdentity, Record};
+use crate::record::Record;
 use crate::{Attached, BackendError, Directory, Exec, Operation, Sandbox, Store, StoreError};
 
 use console::Announcement;
@@ -38,6 +38,16 @@ pub struct Container {
     record: Record,
 }
 
+/// Why it cannot be told where a container is.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot tell the status of container {id:?}")]
+pub struct StatusError {
+    /// The container.
+    pub id: String,
+    /// What failed.
+    pub source: BackendError,
+}
+
 /// Why the configuration kept of a container cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadConfigError {
@@ -55,6 +65,9 @@ pub enum StartError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// It has been started before.
     #[error("cannot start container {id:?}: it is {status}, not created")]
     Status {
@@ -92,6 +105,9 @@ pub enum StartError {
 /// Why `kill` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KillError {
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// There is nothing to kill. Engines know these words.
     #[error("cannot kill container {id:?} ({status}): container not running")]
     Status {
@@ -124,6 +140,9 @@ pub enum ExecError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// The container cannot take a process now.
     #[error("cannot exec in container {id:?}: it is {status}")]
     Status {
@@ -208,38 +227,37 @@ impl Container {
     }
 
     /// Where it is now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> Result<Status, StatusError> {
+        self.find_status().map_err(|source| StatusError {
+            id: self.record.id.clone(),
+            source,
+        })
+    }
+
+    fn find_status(&self) -> Result<Status, BackendError> {
         let Some(process) = self.record.process else {
-            return if self.directory.is_locked() {
+            return Ok(if self.directory.is_locked()? {
                 Status::Creating
             } else {
                 Status::Stopped
-            };
+            });
         };
-        if !process.is_alive() {
+        Ok(if !process.is_alive()? {
             Status::Stopped
-        } else if self.record.is_frozen() {
+        } else if self.record.is_frozen()? {
             Status::Paused
-        } else if self.sandbox().is_waiting() {
+        } else if self.sandbox().is_waiting()? {
             Status::Created
         } else {
             Status::Running
-        }
-    }
-
-    /// The pid of the process that stands for it; 0 once that has ended.
-    pub fn pid(&self) -> u32 {
-        self.record
-            .process
-            .filter(ProcessIdentity::is_alive)
-            .map_or(0, |process| process.pid)
+        })
     }
 
     /// Runs the user's program.
     pub fn start(&self) -> Result<(), StartError> {
-        let _lock = self.directory.lock()?;
+        let lock = self.directory.lock()?;
         let id = || self.record.id.clone();
-        let status = self.status();
+        let status = self.status()?;
         if !Operation::Start.is_legal_from(status) {
             return Err(StartError::Status { id: id(), status });
         }
@@ -249,36 +267,19 @@ impl Container {
         self.sandbox()
             .start()
             .map_err(|source| StartError::Backend { id: id(), source })?;
-        let state = self.state(Status::Running);
-        runvm_container::run_hooks("poststart", &plan.hooks.poststart, &state).map_err(|source| {
+        // It runs, and may be deleted while its hooks take their time.
+        drop(lock);
+        let state = self.record.state(Status::Running);
+        let hooks = &plan.hooks.poststart;
+        runvm_container::run_hooks("poststart", hooks, &state, None).map_err(|source| {
             // A container whose poststart hook failed is not one that was started.
-            if let Some(process) = self.record.process
-                && let Ok(pidfd) = process.open()
-            {
-                let _ = pidfd.send_signal(nix::libc::SIGKILL);
-            }
+            let _ = self.record.kill_process();
             StartError::Hook { id: id(), source }
         })
     }
 
     fn plan(&self) -> Result<Plan, ReadConfigError> {
-        Ok(Plan::parse(&self.config()?, &self.record.bundle)?)
-    }
-
-    /// The state document of a container at `status`.
-    pub fn state(&self, status: Status) -> State {
-        State {
-            oci_version: self.record.oci_version.clone(),
-            id: self.record.id.clone(),
-            status,
-            pid: if status == Status::Stopped {
-                0
-            } else {
-                self.pid()
-            },
-            bundle: self.record.bundle.clone(),
-            annotations: self.record.annotations.clone(),
-        }
+        read_plan(&self.directory, &self.record.bundle)
     }
 
     /// Sends `signal` to the first process, or to all.
@@ -288,11 +289,13 @@ impl Container {
     pub fn kill(&self, signal: i32, all: bool) -> Result<(), KillError> {
         let id = || self.record.id.clone();
         let failed = |source| KillError::Backend { id: id(), source };
-        let status = self.status();
+        let status = self.status()?;
         let is_sigkill = signal == nix::libc::SIGKILL;
         let everyone = all || (is_sigkill && !self.has_own_pid_namespace()?);
-        let is_survived = || status == Status::Stopped && everyone && self.has_survivors();
-        if !Operation::Kill.is_legal_from(status) && !is_survived() {
+        let is_survived = status == Status::Stopped
+            && everyone
+            && self.has_survivors().map_err(|error| failed(error.into()))?;
+        if !Operation::Kill.is_legal_from(status) && !is_survived {
             // Engines kill all of a container whose first process has just ended.
             return if all && status == Status::Stopped {
                 Ok(())
@@ -303,7 +306,8 @@ impl Container {
         self.sandbox().kill(signal, everyone).map_err(failed)?;
         if is_sigkill && status == Status::Paused {
             // On cgroup v1 what is frozen does not even die.
-            self.thaw().map_err(|error| failed(error.into()))?;
+            let thawed = self.record.thaw();
+            thawed.map_err(|error| failed(error.into()))?;
         }
         Ok(())
     }
@@ -320,21 +324,17 @@ impl Container {
     }
 
     /// Whether processes are left of a container whose first one has ended.
-    fn has_survivors(&self) -> bool {
-        matches!(self.record.cgroup(), Ok(Some(cgroup)) if cgroup.pids().is_ok_and(|pids| !pids.is_empty()))
-    }
-
-    fn thaw(&self) -> Result<(), CgroupError> {
+    fn has_survivors(&self) -> Result<bool, CgroupError> {
         match self.record.cgroup()? {
-            Some(cgroup) => cgroup.thaw(),
-            None => Ok(()),
+            Some(cgroup) => Ok(!cgroup.pids()?.is_empty()),
+            None => Ok(false),
         }
     }
 
     /// Adds a process.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<Attached, ExecError> {
         let id = || self.record.id.clone();
-        match self.status() {
+        match self.status()? {
             Status::Paused if request.ignore_paused => {}
             Status::Paused => return Err(ExecError::Paused(id())),
             status if Operation::Exec.is_legal_from(status) => {}
@@ -372,20 +372,11 @@ impl Container {
             .isolation()
             .reopen(&self.record, &self.directory)
     }
+}
 
-    fn kill_everything(&self) -> Result<(), BackendError> {
-        if let Some(process) = self.record.process
-            && let Ok(pidfd) = process.open()
-        {
-            pidfd.send_signal(nix::libc::SIGKILL)?;
-            self.thaw()?;
-            wait_for_end(&pidfd, KILL_PATIENCE)?;
-        }
-        if let Some(cgroup) = self.record.cgroup()? {
-            cgroup.kill()?;
-        }
-        Ok(())
-    }
+/// Reads the configuration that `directory` keeps of a container from `bundle`.
+fn read_plan(directory: &Directory, bundle: &Path) -> Result<Plan, ReadConfigError> {
+    Ok(Plan::parse(&directory.read_config()?, bundle)?)
 }
 
 /// Hands a process over as the engine wants it; ends one that cannot be.

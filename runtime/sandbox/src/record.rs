@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use runvm_container::cgroup::{Cgroup, CgroupError, CgroupRecord};
+use runvm_oci::{State, Status};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
-use crate::IsolationKind;
+use crate::{BackendError, IsolationKind};
 
 /// One sandbox, as `state.json` holds it. Written whole at each change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,9 +48,66 @@ impl Record {
         self.cgroup.as_ref().map(Cgroup::open).transpose()
     }
 
+    /// The state document of the container at `status`.
+    pub fn state(&self, status: Status) -> State {
+        State {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status,
+            pid: self.pid_at(status),
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
+    /// The pid of the process that stands for it at `status`; 0 before there is one and once it has
+    /// ended.
+    pub fn pid_at(&self, status: Status) -> u32 {
+        match self.process {
+            Some(process) if status != Status::Stopped => process.pid,
+            _ => 0,
+        }
+    }
+
+    /// Lets its processes on the host go on.
+    pub(crate) fn thaw(&self) -> Result<(), CgroupError> {
+        match self.cgroup()? {
+            Some(cgroup) => cgroup.thaw(),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the process that stands for it, frozen or not. The answer is a handle on it, to wait
+    /// for its end; none where it has ended.
+    pub(crate) fn kill_process(&self) -> Result<Option<PidFd>, BackendError> {
+        let process = match self.process {
+            Some(process) => process.signal(nix::libc::SIGKILL)?,
+            None => None,
+        };
+        if process.is_some() {
+            self.thaw()?;
+        }
+        Ok(process)
+    }
+
+    /// Kills what is in its cgroup on the host.
+    pub(crate) fn kill_cgroup(&self) -> Result<(), CgroupError> {
+        match self.cgroup()? {
+            Some(cgroup) => cgroup.kill(),
+            None => Ok(()),
+        }
+    }
+
     /// Whether its processes on the host are frozen.
-    pub(crate) fn is_frozen(&self) -> bool {
-        matches!(self.cgroup(), Ok(Some(cgroup)) if cgroup.is_frozen().unwrap_or(false))
+    pub(crate) fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let frozen = self.cgroup().and_then(|cgroup| match cgroup {
+            Some(cgroup) => cgroup.is_frozen(),
+            None => Ok(false),
+        });
+        match frozen {
+            Err(error) if error.is_absence() => Ok(false),
+            frozen => frozen,
+        }
     }
 }
 
@@ -65,8 +123,15 @@ pub struct ProcessIdentity {
 
 impl ProcessIdentity {
     /// The identity of the process that has `pid` now; `None` when there is none or it is a zombie.
-    pub fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    pub fn of(pid: u32) -> io::Result<Option<Self>> {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => Ok(Self::in_stat(pid, &stat)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn in_stat(pid: u32, stat: &str) -> Option<Self> {
         // The command name may hold spaces and parentheses: fields are counted after the last one.
         let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
         let state = fields.next()?;
@@ -77,21 +142,39 @@ impl ProcessIdentity {
         Some(Self { pid, start_time })
     }
 
-    /// A handle on this very process; `NotFound` when it has ended.
-    pub fn open(&self) -> io::Result<PidFd> {
-        let pidfd = PidFd::open(self.pid)?;
+    /// A handle on this very process; `None` when it has ended.
+    pub fn open(&self) -> io::Result<Option<PidFd>> {
+        let pidfd = match PidFd::open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         // The pid cannot change hands while the handle is open, so looking now is late enough.
-        if self.is_alive() {
-            Ok(pidfd)
-        } else {
-            Err(io::ErrorKind::NotFound.into())
+        Ok(self.is_alive()?.then_some(pidfd))
+    }
+
+    /// Sends a signal to this very process, and to no later owner of its pid. The answer is a handle
+    /// on it; `None` when it has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<Option<PidFd>> {
+        let Some(pidfd) = self.open()? else {
+            return Ok(None);
+        };
+        match pidfd.send_signal(signal) {
+            Ok(()) => Ok(Some(pidfd)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Whether this very process still runs.
-    pub fn is_alive(&self) -> bool {
-        Self::of(self.pid).as_ref() == Some(self)
+    /// Whether this very process still runs. That it cannot be told is not that it has ended.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        Ok(Self::of(self.pid)?.as_ref() == Some(self))
     }
+}
+
+/// Whether there is no process: /proc has no entry, or the process ended while that was read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 #[cfg(test)]
@@ -102,13 +185,15 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_another_that_has_its_pid() {
-        let here = ProcessIdentity::of(std::process::id()).expect("this process runs");
-        assert!(here.is_alive());
+        let here = ProcessIdentity::of(std::process::id()).unwrap();
+        let here = here.expect("this process runs");
+        assert!(here.is_alive().unwrap());
         let stranger = ProcessIdentity {
             start_time: here.start_time + 1,
             ..here
         };
-        assert!(!stranger.is_alive());
+        assert!(!stranger.is_alive().unwrap());
+        assert!(stranger.signal(nix::libc::SIGKILL).unwrap().is_none());
     }
 
     #[test]
@@ -117,15 +202,16 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let identity = ProcessIdentity::of(child.id()).expect("it waits for its input");
-        assert!(identity.is_alive());
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        let identity = identity.expect("it waits for its input");
+        assert!(identity.is_alive().unwrap());
         drop(child.stdin.take());
         // Waits for the end without reaping, so that the zombie stays.
         let pid = rustix::process::Pid::from_child(&child);
         let options =
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
         rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
-        assert!(!identity.is_alive());
+        assert!(!identity.is_alive().unwrap());
         child.wait().unwrap();
     }
 }

@@ -14,6 +14,7 @@ use runvm_oci::{IdError, check_id};
 use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, renameat, unlinkat,
 };
+use rustix::io::Errno;
 
 use crate::Record;
 
@@ -97,8 +98,8 @@ impl Store {
         &self.root
     }
 
-    /// Makes the directory of a new container; fails when the id is taken.
-    pub fn reserve(&self, id: &str) -> Result<Directory, StoreError> {
+    /// Makes the directory of a new container, and holds it; fails when the id is taken.
+    pub fn reserve(&self, id: &str) -> Result<(Directory, Lock), StoreError> {
         check_id(id)?;
         // Others' containers are not for everybody's eyes: CVE-2024-25621.
         DirBuilder::new()
@@ -109,17 +110,34 @@ impl Store {
                 path: self.root.clone(),
                 source,
             })?;
-        match DirBuilder::new().mode(0o700).create(self.root.join(id)) {
-            Ok(()) => self.find(id),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(StoreError::Exists(id.to_owned()))
+        loop {
+            self.make_directory(id)?;
+            let held = self
+                .find(id)
+                .and_then(|directory| directory.lock().map(|lock| (directory, lock)));
+            match held {
+                // Somebody deleted it before it was held.
+                Err(StoreError::Missing(_)) => {}
+                Err(error) => {
+                    // Nobody knows of it; one that is not empty any more is another's.
+                    let _ = fs::remove_dir(self.root.join(id));
+                    return Err(error);
+                }
+                Ok(held) => return Ok(held),
             }
-            Err(source) => Err(StoreError::Directory {
+        }
+    }
+
+    fn make_directory(&self, id: &str) -> Result<(), StoreError> {
+        let made = DirBuilder::new().mode(0o700).create(self.root.join(id));
+        made.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Exists(id.to_owned()),
+            _ => StoreError::Directory {
                 id: id.to_owned(),
                 what: "make",
                 source,
-            }),
-        }
+            },
+        })
     }
 
     /// Opens the directory of an existing container.
@@ -133,7 +151,7 @@ impl Store {
                 path,
                 fd,
             }),
-            Err(rustix::io::Errno::NOENT) => Err(StoreError::Missing(id.to_owned())),
+            Err(Errno::NOENT) => Err(StoreError::Missing(id.to_owned())),
             Err(errno) => Err(StoreError::Directory {
                 id: id.to_owned(),
                 what: "open",
@@ -204,29 +222,38 @@ impl Directory {
 
     /// Waits until no other operation holds the container, then holds it.
     pub fn lock(&self) -> Result<Lock, StoreError> {
+        let held = self.lock_by(FlockOperation::LockExclusive)?;
+        held.ok_or_else(|| self.directory_failed("lock", Errno::WOULDBLOCK))
+    }
+
+    /// Holds the container; `None` when another operation does.
+    pub fn try_lock(&self) -> Result<Option<Lock>, StoreError> {
+        self.lock_by(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether an operation holds the container.
+    pub fn is_locked(&self) -> Result<bool, StoreError> {
+        Ok(self
+            .lock_by(FlockOperation::NonBlockingLockShared)?
+            .is_none())
+    }
+
+    fn lock_by(&self, operation: FlockOperation) -> Result<Option<Lock>, StoreError> {
         // A lock belongs to an open file description: one of its own keeps it from living on in
         // whatever process inherits the directory.
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let file = openat(&self.fd, ".", flags, Mode::empty())
             .map_err(|errno| self.directory_failed("open", errno))?;
-        flock(&file, FlockOperation::LockExclusive)
-            .map_err(|errno| self.directory_failed("lock", errno))?;
-        let deleted = fstat(&file)
-            .map_err(|errno| self.directory_failed("stat", errno))?
-            .st_nlink
-            == 0;
-        if deleted {
+        match rustix::io::retry_on_intr(|| flock(&file, operation)) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(self.directory_failed("lock", errno)),
+        }
+        let found = fstat(&file).map_err(|errno| self.directory_failed("stat", errno))?;
+        if found.st_nlink == 0 {
             return Err(StoreError::Missing(self.id.clone()));
         }
-        Ok(Lock { _file: file })
-    }
-
-    /// Whether an operation holds the container.
-    pub fn is_locked(&self) -> bool {
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(&self.fd, ".", flags, Mode::empty())
-            .and_then(|file| flock(&file, FlockOperation::NonBlockingLockShared))
-            .is_err()
+        Ok(Some(Lock { _file: file }))
     }
 
     /// Replaces the record.
@@ -274,6 +301,10 @@ impl Directory {
     /// can be repeated.
     pub fn remove(&self) -> Result<(), StoreError> {
         let failed = |source| self.directory_failed_io("remove", source);
+        // What is empty takes no descriptor to remove, and there may be none.
+        if fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_name() == STATE {
@@ -311,7 +342,7 @@ impl Directory {
         Ok(bytes)
     }
 
-    fn directory_failed(&self, what: &'static str, errno: rustix::io::Errno) -> StoreError {
+    fn directory_failed(&self, what: &'static str, errno: Errno) -> StoreError {
         self.directory_failed_io(what, errno.into())
     }
 

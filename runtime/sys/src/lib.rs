@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod command;
 pub mod file_handle;
 pub mod inherited;
 pub mod keyring;
@@ -17,6 +18,7 @@ pub mod pidfd;
 pub mod sched;
 pub mod seccomp;
 pub mod signals;
+pub mod unix_socket;
 pub mod user_namespace;
 
 pub use pidfd::{ExitStatus, PidFd};

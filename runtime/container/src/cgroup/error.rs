@@ -177,6 +177,17 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// Whether there is no such cgroup, or nothing of the kind that was asked for.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NotMounted { .. } | Self::NotACgroup { .. } | Self::NoController { .. } => true,
+            Self::Open { source, .. } | Self::Read { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the caller lacks the right to make cgroups: a user that nobody delegated one to.
     pub fn is_permission(&self) -> bool {
         matches!(

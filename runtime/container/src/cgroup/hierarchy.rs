@@ -45,8 +45,7 @@ pub(super) struct Hierarchy {
 /// `with_own` tells whether the runtime's own cgroup must be known.
 pub(super) fn find(with_own: bool) -> Result<Vec<Hierarchy>, CgroupError> {
     let root = Path::new(ROOT);
-    let fd = open_mount(root).map_err(|_| CgroupError::NotMounted { path: root.into() })?;
-    if version(&fd) == Some(Version::V2) {
+    if let Some(fd) = open_if_there(root, Version::V2)? {
         return Ok(vec![Hierarchy {
             version: Version::V2,
             controllers: Vec::new(),
@@ -76,6 +75,22 @@ pub(super) fn find(with_own: bool) -> Result<Vec<Hierarchy>, CgroupError> {
 pub(super) fn open_mount(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Opens the mount point `path`, if a hierarchy of that kind is to be had there.
+fn open_if_there(path: &Path, kind: Version) -> Result<Option<OwnedFd>, CgroupError> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    match open_mount(path) {
+        Ok(fd) => Ok(Some(fd).filter(|fd| version(fd) == Some(kind))),
+        Err(error) if matches!(error.kind(), NotADirectory | NotFound | PermissionDenied) => {
+            Ok(None)
+        }
+        // A container without one of its cgroups would be one without that one's limits.
+        Err(source) => Err(CgroupError::Open {
+            path: path.into(),
+            source,
+        }),
+    }
 }
 
 /// Which kind of cgroup file system `directory` is in, if in one at all.
@@ -127,9 +142,8 @@ fn open_hierarchy(
     let Some(directory) = line.directory() else {
         return Ok(None);
     };
-    let is_it = |fd: &OwnedFd| version(fd) == Some(line.version());
     let mut mount = Path::new(ROOT).join(directory);
-    let mut root = open_mount(&mount).ok().filter(is_it);
+    let mut root = open_if_there(&mount, line.version())?;
     if root.is_none() {
         let mounts = match mounts {
             Some(mounts) => mounts,
@@ -137,7 +151,7 @@ fn open_hierarchy(
         };
         if let Some((point, _)) = find_mount(mounts, line.version(), line.controllers) {
             mount = point.into();
-            root = open_mount(&mount).ok().filter(is_it);
+            root = open_if_there(&mount, line.version())?;
         }
     }
     Ok(root.map(|root| Hierarchy {

@@ -71,13 +71,7 @@ impl Location {
     /// Finds the place of the cgroup of container `id`; `path` is `linux.cgroupsPath`. Makes
     /// nothing; refuses a cgroup that holds processes.
     pub fn find(path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
-        let path = CgroupPath::new(path, id)?;
-        let hierarchies = hierarchy::find(!path.is_absolute)?;
-        let mut places = hierarchies
-            .into_iter()
-            .map(|hierarchy| Place::locate(hierarchy, &path))
-            .collect::<Result<Vec<_>, _>>()?;
-        places.sort_by_key(|place| place.version == Version::V2);
+        let places = locate(path, id)?;
         // What is in use must not come into a record: its processes would be killed by it.
         places
             .iter()
@@ -146,6 +140,14 @@ impl Cgroup {
         let places = record.places.iter().map(Place::open);
         Ok(Self {
             places: places.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The cgroup that container `id` has if it was made from where this process is; for one whose
+    /// record is lost. That there is none is no error here.
+    pub fn find(path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
+        Ok(Self {
+            places: locate(path, id)?,
         })
     }
 
@@ -428,6 +430,18 @@ impl Cgroup {
             why: controllers.why_not(setting.controller),
         }
     }
+}
+
+/// The places of the cgroup of container `id`, in the order of [`Cgroup::places`].
+fn locate(path: Option<&str>, id: &str) -> Result<Vec<Place>, CgroupError> {
+    let path = CgroupPath::new(path, id)?;
+    let hierarchies = hierarchy::find(!path.is_absolute)?;
+    let mut places = hierarchies
+        .into_iter()
+        .map(|hierarchy| Place::locate(hierarchy, &path))
+        .collect::<Result<Vec<_>, _>>()?;
+    places.sort_by_key(|place| place.version == Version::V2);
+    Ok(places)
 }
 
 /// A directory that was there before may have a policy whatever its user thinks.

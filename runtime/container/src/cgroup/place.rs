@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::hierarchy::{self, Hierarchy, Version};
@@ -38,9 +38,7 @@ impl Place {
         if !path.is_absolute {
             base = base_names(&hierarchy.own);
             let own = base.join("/");
-            if !base.is_empty()
-                && file::open_below(hierarchy.root.as_fd(), &own, rustix::fs::OFlags::PATH).is_err()
-            {
+            if !base.is_empty() && !is_there(&hierarchy.mount, hierarchy.root.as_fd(), &own)? {
                 base = base_names(&hierarchy.own_below_mount()?);
             }
         }
@@ -54,18 +52,23 @@ impl Place {
             made: 1,
             directory: None,
         };
-        place.made += place.count_missing_parents(path.names.len());
-        place.directory = place.open_own().ok();
+        place.made += place.count_missing_parents(path.names.len())?;
+        place.directory = place.open_if_there()?;
         Ok(place)
     }
 
     /// How many of the directories just above ours are not there, of those that the last `named`
     /// names of the path stand for.
-    fn count_missing_parents(&self, named: usize) -> usize {
+    fn count_missing_parents(&self, named: usize) -> Result<usize, CgroupError> {
         let (root, parents) = self.parents();
-        let is_missing = |path: &&&str| file::open_directory(root, path).is_err();
-        let asked = parents.iter().rev().take(named.saturating_sub(1));
-        asked.take_while(is_missing).count()
+        let mut missing = 0;
+        for path in parents.iter().rev().take(named.saturating_sub(1)) {
+            if is_there(&self.mount, root, path)? {
+                break;
+            }
+            missing += 1;
+        }
+        Ok(missing)
     }
 
     /// Makes the directory and opens it.
@@ -104,13 +107,7 @@ impl Place {
             path: names.join("/"),
             directory: None,
         };
-        place.directory = match place.open_own() {
-            Ok(directory) => Some(directory),
-            Err(CgroupError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                None
-            }
-            Err(error) => return Err(error),
-        };
+        place.directory = place.open_if_there()?;
         Ok(place)
     }
 
@@ -275,6 +272,15 @@ impl Place {
         }
     }
 
+    fn open_if_there(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        match self.open_own() {
+            Err(CgroupError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
     fn open_own(&self) -> Result<OwnedFd, CgroupError> {
         let directory = file::open_directory(self.root.as_fd(), &self.path).map_err(|source| {
             CgroupError::Open {
@@ -288,6 +294,18 @@ impl Place {
             });
         }
         Ok(directory)
+    }
+}
+
+/// Whether there is a cgroup `path` below the `root` that is mounted at `mount`.
+fn is_there(mount: &Path, root: BorrowedFd<'_>, path: &str) -> Result<bool, CgroupError> {
+    match file::open_below(root, path, OFlags::PATH) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(CgroupError::Open {
+            path: mount.join(path),
+            source,
+        }),
     }
 }
 

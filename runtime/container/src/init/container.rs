@@ -256,6 +256,7 @@ impl Init<'_> {
             "createContainer",
             &asked.create_container,
             &state,
+            None,
         )?)
     }
 
@@ -280,7 +281,7 @@ impl Init<'_> {
             if let Some(filter) = filter.take() {
                 filter.load()?;
             }
-            hooks::run("startContainer", asked, &self.state(Status::Created))?;
+            hooks::run("startContainer", asked, &self.state(Status::Created), None)?;
         }
         limits::set_rlimits(&self.plan.process.rlimits)?;
         release.executing().map_err(InitError::Control)?;

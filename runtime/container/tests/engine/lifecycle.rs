@@ -43,11 +43,11 @@ fn hostname(bundle: &Bundle) -> String {
 fn nothing_of_the_users_runs_before_start() {
     let bundle = Bundle::shell("echo ran");
     let container = bundle.create().unwrap();
-    assert!(is_waiting(bundle.state_dir().as_fd()));
+    assert!(is_waiting(bundle.state_dir().as_fd()).unwrap());
     let comm = fs::read_to_string(format!("/proc/{}/cmdline", container.created.pid)).unwrap();
     assert!(comm.starts_with("runvm-init"), "{comm}");
     container.start();
-    assert!(!is_waiting(bundle.state_dir().as_fd()));
+    assert!(!is_waiting(bundle.state_dir().as_fd()).unwrap());
     assert_eq!(container.finish().1, "ran\n");
 }
 
@@ -55,7 +55,7 @@ fn a_probe_does_not_start_a_container() {
     let bundle = Bundle::shell("true");
     let container = bundle.create().unwrap();
     for _ in 0..3 {
-        assert!(is_waiting(bundle.state_dir().as_fd()));
+        assert!(is_waiting(bundle.state_dir().as_fd()).unwrap());
     }
     container.start();
     assert_eq!(container.finish().0.code(), 0);
@@ -74,7 +74,7 @@ fn a_start_tells_when_the_waiting_process_was_killed() {
     let container = bundle.create().unwrap();
     container.created.pidfd.send_signal(9).unwrap();
     container.created.pidfd.wait_exit(None).unwrap();
-    assert!(!is_waiting(bundle.state_dir().as_fd()));
+    assert!(!is_waiting(bundle.state_dir().as_fd()).unwrap());
     let result = start(bundle.state_dir().as_fd());
     assert!(matches!(result, Err(StartError::Connect(_))), "{result:?}");
 }
@@ -146,7 +146,7 @@ fn a_failing_hook_undoes_the_container() {
             )),
             "{error}"
         );
-        assert!(!is_waiting(bundle.state_dir().as_fd()));
+        assert!(!is_waiting(bundle.state_dir().as_fd()).unwrap());
         assert!(!bundle.dir.join("state/start.sock").exists());
     }
 }

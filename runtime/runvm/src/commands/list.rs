@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use runvm_sandbox::StoreError;
 use runvm_sandbox::lifecycle::Container;
 
 use super::Session;
@@ -21,15 +22,34 @@ pub(super) fn list(session: &Session<'_>, args: &List) -> anyhow::Result<u8> {
     for id in ids {
         match Container::open(&session.store, &id) {
             Ok(container) => containers.push(container),
-            Err(error) => session.logger.warn(&crate::logger::one_line(&error.into())),
+            Err(StoreError::Missing(_)) if is_in_hand(session, &id) => {}
+            Err(error) => warn(session, error),
         }
     }
-    let states: Vec<State<'_>> = containers.iter().map(State::of).collect();
+    let mut states = Vec::with_capacity(containers.len());
+    for container in &containers {
+        match State::of(container) {
+            Ok(state) => states.push(state),
+            Err(error) => warn(session, error),
+        }
+    }
     match args.format {
         ListFormat::Json => writeln!(out, "{}", serde_json::to_string(&states)?)?,
         ListFormat::Table => write_table(&mut out, &states)?,
     }
     Ok(0)
+}
+
+/// Whether a container without a record is being made, or has just been deleted.
+fn is_in_hand(session: &Session<'_>, id: &str) -> bool {
+    let directory = session.store.find(id);
+    directory
+        .and_then(|directory| directory.is_locked())
+        .unwrap_or(true)
+}
+
+fn warn(session: &Session<'_>, error: impl Into<anyhow::Error>) {
+    session.logger.warn(&crate::logger::one_line(&error.into()));
 }
 
 fn write_table(out: &mut impl Write, states: &[State<'_>]) -> std::io::Result<()> {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use runvm_sandbox::lifecycle::{self, Container};
+use runvm_sandbox::lifecycle::{self, Container, Created};
 use runvm_sandbox::phases::Waterfall;
 
 use super::Session;
@@ -23,26 +23,35 @@ pub(super) fn run(session: &Session<'_>, args: &Run) -> anyhow::Result<u8> {
     let waterfall = &mut Waterfall::begin();
     let created = new_container(session, &id, &bundle, &args.container, console, waterfall)?;
 
-    let container = Container::open(&session.store, &id)?;
-    if let Err(error) = container.start() {
+    let code = see_through(session, &id, created, signals).inspect_err(|_| {
         // The container is of no use and the caller does not know it: the first error is the one to tell.
         let _ = lifecycle::delete(&session.store, &id, true);
-        return Err(error.into());
-    }
-    let Some(signals) = signals else { return Ok(0) };
-    let code = attend(&created.pidfd, created.terminal, &signals, |signal| {
-        if let Err(error) = container.kill(signal, false) {
-            session
-                .logger
-                .debug(|| crate::logger::one_line(&error.into()));
-        }
     })?;
-    if !args.keep {
+    if !(args.detach || args.keep) {
         for warning in lifecycle::delete(&session.store, &id, true)? {
             session.logger.warn(&warning);
         }
     }
     Ok(code)
+}
+
+/// Starts a container and, with the signals that are meant for it, waits for its end.
+fn see_through(
+    session: &Session<'_>,
+    id: &str,
+    created: Created,
+    signals: Option<ForwardedSignals>,
+) -> anyhow::Result<u8> {
+    let container = Container::open(&session.store, id)?;
+    container.start()?;
+    let Some(signals) = signals else { return Ok(0) };
+    attend(&created.pidfd, created.terminal, &signals, |signal| {
+        if let Err(error) = container.kill(signal, false) {
+            session
+                .logger
+                .debug(|| crate::logger::one_line(&error.into()));
+        }
+    })
 }
 
 /// A word that cannot be an id is the bundle, and the container gets an id of its own.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use runvm_oci::Status;
-use runvm_sandbox::lifecycle::Container;
+use runvm_sandbox::lifecycle::{Container, StatusError};
 use serde::Serialize;
 
 use super::Session;
@@ -24,19 +24,20 @@ pub(super) struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    pub(super) fn of(container: &'a Container) -> Self {
+    pub(super) fn of(container: &'a Container) -> Result<Self, StatusError> {
         let record = container.record();
-        Self {
+        let status = container.status()?;
+        Ok(Self {
             oci_version: &record.oci_version,
             id: &record.id,
-            pid: container.pid(),
-            status: container.status(),
+            pid: record.pid_at(status),
+            status,
             bundle: &record.bundle,
             rootfs: &record.rootfs,
             created: &record.created,
             annotations: &record.annotations,
             owner: owner(record.owner_uid),
-        }
+        })
     }
 }
 
@@ -54,6 +55,6 @@ fn owner(uid: u32) -> String {
 /// `runvm state`: prints a container's state.
 pub(super) fn state(session: &Session<'_>, args: &Id) -> anyhow::Result<u8> {
     let container = Container::open(&session.store, &args.id)?;
-    super::print(&serde_json::to_string_pretty(&State::of(&container))?)?;
+    super::print(&serde_json::to_string_pretty(&State::of(&container)?)?)?;
     Ok(0)
 }

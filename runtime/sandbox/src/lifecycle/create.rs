@@ -1,21 +1,23 @@
 //! `create`: a container up to OCI status `created`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::SystemTime;
 
 use runvm_container::Stdio;
 use runvm_container::cgroup::{Cgroup, CgroupError, Location};
-use runvm_oci::{LinuxIntelRdt, Plan};
+use runvm_oci::{Hook, LinuxIntelRdt, Plan, State, Status};
 use runvm_sys::PidFd;
 
 use super::console::{Announcement, Console, ConsoleError, HandOverError};
+use super::delete::run_poststop;
 use super::{KILL_PATIENCE, wait_for_end};
 use crate::phases::Waterfall;
 use crate::record::{ProcessIdentity, Record};
 use crate::{
-    BackendError, Blueprint, Built, Directory, IsolationKind, Settings, Store, StoreError,
+    BackendError, Blueprint, Built, Directory, IsolationKind, Lock, Settings, Store, StoreError,
 };
 
 /// What `create` is asked for.
@@ -80,6 +82,16 @@ pub enum CreateError {
         /// What failed.
         source: BackendError,
     },
+    /// The process cannot be told from others.
+    #[error("cannot look at process {pid} of container {id:?}")]
+    Identify {
+        /// The container.
+        id: String,
+        /// Its process.
+        pid: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The process ended before it could be recorded.
     #[error("container {0:?} ended while it was being created")]
     Ended(String),
@@ -110,13 +122,14 @@ pub fn create(
     if request.systemd_cgroup {
         return Err(CreateError::SystemdCgroup);
     }
-    let directory = store.reserve(request.id)?;
-    let lock = directory.lock()?;
+    let (directory, lock) = store.reserve(request.id)?;
     let mut unfinished = Unfinished {
+        _lock: lock,
         directory: Some(&directory),
         cgroup: None,
         process: None,
         intel_rdt: request.plan.intel_rdt.as_ref(),
+        poststop: None,
     };
 
     let location = locate_cgroup(&request)?;
@@ -135,6 +148,9 @@ pub fn create(
         pidfd_socket: request.pidfd_socket,
         kind: "standard",
     };
+    // From here on hooks run, and what they do is undone by others (OCI runtime specification,
+    // "Lifecycle").
+    unfinished.poststop = Some((&request.plan.hooks.poststop, record.state(Status::Stopped)));
     let isolation = request.isolation.isolation();
     let built = isolation
         .create(blueprint(request, &directory, unfinished.cgroup.as_ref()))
@@ -153,8 +169,7 @@ pub fn create(
     } = built;
     unfinished.process = Some(pidfd);
 
-    record.process =
-        Some(ProcessIdentity::of(pid).ok_or_else(|| CreateError::Ended(record.id.clone()))?);
+    record.process = Some(identify(&record.id, pid)?);
     record.annotations.extend(
         annotations
             .into_iter()
@@ -168,13 +183,21 @@ pub fn create(
     let pidfd = unfinished
         .keep()
         .ok_or_else(|| CreateError::Ended(record.id.clone()))?;
-    drop(lock);
     Ok(Created {
         pid,
         pidfd,
         terminal,
         warnings,
     })
+}
+
+fn identify(id: &str, pid: u32) -> Result<ProcessIdentity, CreateError> {
+    let process = ProcessIdentity::of(pid).map_err(|source| CreateError::Identify {
+        id: id.to_owned(),
+        pid,
+        source,
+    })?;
+    process.ok_or_else(|| CreateError::Ended(id.to_owned()))
 }
 
 fn new_record(request: &CreateRequest<'_>) -> Record {
@@ -246,10 +269,13 @@ fn blueprint<'a>(
 
 /// What a creation that fails takes back.
 struct Unfinished<'a> {
+    /// Nobody else takes the container up, or makes one of its id, until all is taken back.
+    _lock: Lock,
     directory: Option<&'a Directory>,
     cgroup: Option<Cgroup>,
     process: Option<PidFd>,
     intel_rdt: Option<&'a LinuxIntelRdt>,
+    poststop: Option<(&'a [Hook], State)>,
 }
 
 impl Unfinished<'_> {
@@ -258,6 +284,7 @@ impl Unfinished<'_> {
         self.directory = None;
         self.cgroup = None;
         self.intel_rdt = None;
+        self.poststop = None;
         self.process.take()
     }
 }
@@ -280,6 +307,9 @@ impl Drop for Unfinished<'_> {
                 let _ = runvm_container::remove_resctrl(asked, directory.id());
             }
             let _ = directory.remove();
+        }
+        if let Some((hooks, state)) = &self.poststop {
+            run_poststop(hooks, state);
         }
     }
 }

@@ -1,11 +1,17 @@
 //! `delete`: a container and all it holds on the host, gone.
 
-use runvm_container::ResctrlError;
-use runvm_container::cgroup::CgroupError;
-use runvm_oci::{Hook, Status};
+use std::time::{Duration, Instant};
 
-use super::{Container, ReadConfigError};
-use crate::{BackendError, Operation, Store, StoreError};
+use runvm_container::ResctrlError;
+use runvm_container::cgroup::{Cgroup, CgroupError};
+use runvm_oci::{Hook, State, Status};
+use runvm_proto::Remote;
+
+use super::{Container, KILL_PATIENCE, StatusError, read_plan, wait_for_end};
+use crate::{BackendError, Directory, Lock, Operation, Record, Store, StoreError};
+
+/// How often it is tried to hold a container that another operation holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why `delete` failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +19,9 @@ pub enum DeleteError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// Only force deletes a container that is not stopped.
     #[error("cannot delete container {id:?} that is not stopped: {status}")]
     Status {
@@ -21,6 +30,9 @@ pub enum DeleteError {
         /// Where it is.
         status: Status,
     },
+    /// Somebody holds on to it.
+    #[error("cannot delete container {0:?}: another operation on it does not end")]
+    Held(String),
     /// Its processes could not be killed, or did not die.
     #[error("cannot kill the processes of container {id:?}")]
     Kill {
@@ -57,14 +69,20 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
         Err(StoreError::Missing(_)) if force => return Ok(Vec::new()),
         found => found?,
     };
-    let lock = match directory.lock() {
-        Err(StoreError::Missing(_)) if force => return Ok(Vec::new()),
-        locked => locked?,
+    let lock = if force {
+        match take_over(&directory) {
+            Err(DeleteError::Store(StoreError::Missing(_))) => return Ok(Vec::new()),
+            locked => locked?,
+        }
+    } else {
+        directory.lock()?
     };
     let record = match directory.read_record() {
-        Ok(record) => record,
-        Err(_) if force => None,
-        Err(error) => return Err(error.into()),
+        Err(StoreError::Damaged { .. } | StoreError::Version { .. }) if force => {
+            remove_without_record(&directory)?;
+            None
+        }
+        record => record?,
     };
     let Some(record) = record else {
         directory.remove()?;
@@ -75,7 +93,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
     let status = if container.record.process.is_none() {
         Status::Stopped
     } else {
-        container.status()
+        container.status()?
     };
     if !force && !Operation::Delete.is_legal_from(status) {
         return Err(DeleteError::Status {
@@ -83,12 +101,10 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             status,
         });
     }
-    container
-        .kill_everything()
-        .map_err(|source| DeleteError::Kill {
-            id: id.to_owned(),
-            source,
-        })?;
+    kill(&container.record).map_err(|source| DeleteError::Kill {
+        id: id.to_owned(),
+        source,
+    })?;
     if let Some(cgroup) = container
         .record
         .cgroup()
@@ -112,23 +128,74 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             source,
         })?;
     }
-    let hooks = plan.map(|plan| plan.hooks.poststop);
     container.directory.remove()?;
     drop(lock);
-    Ok(run_poststop(&container, hooks))
+    let state = container.record.state(Status::Stopped);
+    Ok(match plan {
+        Ok(plan) => run_poststop(&plan.hooks.poststop, &state),
+        Err(error) => vec![format!(
+            "no poststop hooks run: {}",
+            Remote::from_error(&error)
+        )],
+    })
 }
 
-fn run_poststop(container: &Container, hooks: Result<Vec<Hook>, ReadConfigError>) -> Vec<String> {
-    let state = container.state(Status::Stopped);
-    let run_each = |hooks: Vec<Hook>| {
-        hooks
-            .chunks(1)
-            .filter_map(|hook| runvm_container::run_hooks("poststop", hook, &state).err())
-            .map(|error| error.to_string())
-            .collect()
+/// Runs each hook, whatever becomes of the others; the answer is what failed, a line each.
+pub(super) fn run_poststop(hooks: &[Hook], state: &State) -> Vec<String> {
+    let run = |hook| runvm_container::run_hooks("poststop", hook, state, None);
+    hooks
+        .chunks(1)
+        .filter_map(|hook| run(hook).err())
+        .map(|error| Remote::from_error(&error).to_string())
+        .collect()
+}
+
+/// Removes what a container whose record is of no use has on the host, as far as the configuration
+/// kept of it tells.
+fn remove_without_record(directory: &Directory) -> Result<(), DeleteError> {
+    let id = directory.id();
+    let Ok(plan) = read_plan(directory, directory.path()) else {
+        return Ok(());
     };
-    hooks.map_or_else(
-        |error| vec![format!("no poststop hooks run: {error}")],
-        run_each,
-    )
+    let Ok(cgroup) = Cgroup::find(plan.cgroups_path.as_deref(), id) else {
+        return Ok(());
+    };
+    let removed = cgroup.kill().and_then(|()| cgroup.delete());
+    removed.map_err(|source| DeleteError::Cgroup {
+        id: id.to_owned(),
+        source,
+    })
+}
+
+/// Holds the container. An operation that holds it, and may wait for its processes without end, loses
+/// them, and with them its reason to go on.
+fn take_over(directory: &Directory) -> Result<Lock, DeleteError> {
+    if let Some(lock) = directory.try_lock()? {
+        return Ok(lock);
+    }
+    if let Ok(Some(record)) = directory.read_record() {
+        let killed = record
+            .kill_process()
+            .and_then(|_| Ok(record.kill_cgroup()?));
+        killed.map_err(|source| DeleteError::Kill {
+            id: directory.id().to_owned(),
+            source,
+        })?;
+    }
+    let deadline = Instant::now() + KILL_PATIENCE;
+    while Instant::now() < deadline {
+        // A lock cannot be waited for with a limit (flock(2)).
+        std::thread::sleep(LOCK_PAUSE);
+        if let Some(lock) = directory.try_lock()? {
+            return Ok(lock);
+        }
+    }
+    Err(DeleteError::Held(directory.id().to_owned()))
+}
+
+fn kill(record: &Record) -> Result<(), BackendError> {
+    if let Some(process) = record.kill_process()? {
+        wait_for_end(&process, KILL_PATIENCE)?;
+    }
+    Ok(record.kill_cgroup()?)
 }

@@ -6,12 +6,15 @@ use std::io;
 use runvm_oci::Status;
 use runvm_sys::PidFd;
 
-use super::Container;
+use super::{Container, StatusError};
 use crate::{BackendError, OomWatch, Sandbox, Usage};
 
 /// Why a container could not be looked into.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// It has stopped.
     #[error("container {id:?} ({status}) is not running")]
     Status {
@@ -77,27 +80,21 @@ impl Container {
 
     /// A handle on the process that stands for it, to wait for its end.
     pub fn watch_process(&self) -> Result<PidFd, ObserveError> {
-        let process = self
-            .record
-            .process
-            .ok_or_else(|| self.not_running(self.status()))?;
-        process
-            .open()
-            .map_err(|source| match source.raw_os_error() {
-                // It has gone, or another process has its pid by now.
-                Some(nix::libc::ESRCH) | None => self.not_running(Status::Stopped),
-                Some(_) => ObserveError::Process {
-                    id: self.record.id.clone(),
-                    source,
-                },
-            })
+        let Some(process) = self.record.process else {
+            return Err(self.not_running(self.status()?));
+        };
+        let opened = process.open().map_err(|source| ObserveError::Process {
+            id: self.record.id.clone(),
+            source,
+        })?;
+        opened.ok_or_else(|| self.not_running(Status::Stopped))
     }
 
     fn observe<T>(
         &self,
         what: impl FnOnce(&mut dyn Sandbox) -> Result<T, BackendError>,
     ) -> Result<T, ObserveError> {
-        match self.status() {
+        match self.status()? {
             status @ (Status::Creating | Status::Stopped) => Err(self.not_running(status)),
             _ => what(&mut *self.sandbox()).map_err(|source| ObserveError::Usage {
                 id: self.record.id.clone(),

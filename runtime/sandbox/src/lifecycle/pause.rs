@@ -3,7 +3,7 @@
 use runvm_container::cgroup::CgroupError;
 use runvm_oci::Status;
 
-use super::Container;
+use super::{Container, StatusError};
 use crate::{Operation, StoreError};
 
 /// Why `pause` or `resume` failed.
@@ -12,6 +12,9 @@ pub enum PauseError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// There is nothing to pause. Engines know these words.
     #[error("cannot pause container {id:?} ({status}): container not running")]
     NotRunning {
@@ -51,13 +54,13 @@ impl Container {
             id: self.record.id.clone(),
             status,
         };
-        let status = self.status();
+        let status = self.status()?;
         if !Operation::Pause.is_legal_from(status) {
             return Err(not_running(status));
         }
         self.set_frozen(true)?;
         // What ended just before it could be frozen is not paused.
-        match self.status() {
+        match self.status()? {
             Status::Stopped => Err(not_running(Status::Stopped)),
             _ => Ok(()),
         }
@@ -66,7 +69,7 @@ impl Container {
     /// Lets its processes go on.
     pub fn resume(&self) -> Result<(), PauseError> {
         let _lock = self.directory.lock()?;
-        let status = self.status();
+        let status = self.status()?;
         if !Operation::Resume.is_legal_from(status) {
             return Err(PauseError::NotPaused {
                 id: self.record.id.clone(),

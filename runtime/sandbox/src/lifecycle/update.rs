@@ -2,7 +2,7 @@
 
 use runvm_oci::{LinuxResources, Status};
 
-use super::Container;
+use super::{Container, StatusError};
 use crate::{BackendError, Operation, StoreError};
 
 /// Why `update` failed.
@@ -11,6 +11,9 @@ pub enum UpdateError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody knows whether it can be done.
+    #[error(transparent)]
+    Unclear(#[from] StatusError),
     /// There is nothing to limit. Engines know these words.
     #[error("cannot update container {id:?} ({status}): container not running")]
     Status {
@@ -36,7 +39,7 @@ impl Container {
     pub fn update(&self, mut resources: LinuxResources) -> Result<(), UpdateError> {
         let _lock = self.directory.lock()?;
         let id = || self.record.id.clone();
-        let status = self.status();
+        let status = self.status()?;
         if !Operation::Update.is_legal_from(status) {
             return Err(UpdateError::Status { id: id(), status });
         }

@@ -105,7 +105,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let mut vmm = Hidden::start(start, &order, &guest.json)?;
     if order.hooks {
         vmm.report::<Report>(VMM)?;
-        run_runtime_hooks(plan, blueprint.id, blueprint.bundle, vmm.pid)?;
+        run_runtime_hooks(plan, blueprint.id, blueprint.bundle, &vmm)?;
         vmm.tell(VMM, &GoOn)?;
     }
     let Report::Created { stamps, warnings } = vmm.report(VMM)? else {
@@ -227,17 +227,23 @@ fn has_hooks(plan: &Plan) -> bool {
 }
 
 /// The hooks of the runtime's namespaces: as for a container, between its isolation and its root.
-fn run_runtime_hooks(plan: &Plan, id: &str, bundle: &Path, pid: u32) -> Result<(), BackendError> {
+fn run_runtime_hooks(
+    plan: &Plan,
+    id: &str,
+    bundle: &Path,
+    vmm: &Hidden,
+) -> Result<(), BackendError> {
     let state = State {
         oci_version: State::OCI_VERSION.to_owned(),
         id: id.to_owned(),
         status: runvm_oci::Status::Creating,
-        pid,
+        pid: vmm.pid,
         bundle: bundle.to_owned(),
         annotations: plan.annotations.clone(),
     };
-    run_hooks("prestart", &plan.hooks.prestart, &state)?;
-    run_hooks("createRuntime", &plan.hooks.create_runtime, &state)?;
+    let run = |point, hooks| run_hooks(point, hooks, &state, vmm.pidfd());
+    run("prestart", &plan.hooks.prestart)?;
+    run("createRuntime", &plan.hooks.create_runtime)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The way to the agent, for every process of the host that can reach the container's directory.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use runvm_proto::{
     Answer, CONTROL_PORT, FrameError, Hello, MessageError, Process, Remote, Request, STREAM_PORT,
     Stream, StreamHeader, frame,
 };
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use runvm_sys::unix_socket::connect_in;
 
 /// The VM's socket in the container's directory.
 pub(super) const SOCKET: &str = "vm.sock";
@@ -68,29 +68,13 @@ impl From<MessageError> for GuestError {
     }
 }
 
-/// A path to `name` in `directory`, short enough for a socket's address however deep that is.
-pub(super) fn path_in(directory: BorrowedFd<'_>, name: &str) -> String {
-    format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())
-}
-
-/// Connects to the unix socket `name` in `directory`; does not wait for a listener with a full queue.
-pub(super) fn connect_unix(directory: BorrowedFd<'_>, name: &str) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path_in(directory, name))?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let connection = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&connection, &address)?;
-    let connection = UnixStream::from(connection);
-    connection.set_nonblocking(false)?;
-    Ok(connection)
-}
-
 /// Connects to `port` of the guest; `patience` bounds each wait for it.
 fn dial(
     directory: BorrowedFd<'_>,
     port: u32,
     patience: Option<Duration>,
 ) -> Result<UnixStream, GuestError> {
-    let mut connection = connect_unix(directory, SOCKET).map_err(GuestError::Connect)?;
+    let mut connection = connect_in(directory, SOCKET).map_err(GuestError::Connect)?;
     let failed = |source: io::Error| match source.kind() {
         ErrorKind::WouldBlock => GuestError::Silent,
         _ => GuestError::Port { port, source },

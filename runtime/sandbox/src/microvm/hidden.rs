@@ -176,6 +176,11 @@ impl Hidden {
         Ok(report.ok_or(HiddenError::Ended(name))?.0?)
     }
 
+    /// A handle on it.
+    pub(super) fn pidfd(&self) -> Option<&PidFd> {
+        self.pidfd.as_ref()
+    }
+
     /// Lets it live on.
     pub(super) fn keep(mut self) -> Result<(u32, PidFd), BackendError> {
         let pidfd = self.pidfd.take().ok_or("the process is kept already")?;

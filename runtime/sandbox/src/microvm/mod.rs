@@ -100,7 +100,7 @@ struct Guest<'a> {
 }
 
 impl Sandbox for Guest<'_> {
-    fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> io::Result<bool> {
         start::is_waiting(self.directory.as_fd())
     }
 
@@ -113,7 +113,7 @@ impl Sandbox for Guest<'_> {
     }
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), BackendError> {
-        if self.record.is_frozen() {
+        if self.record.is_frozen()? {
             return match signal {
                 nix::libc::SIGKILL => self.kill_vmm(),
                 _ => Err(ReachError::Paused.into()),
@@ -137,7 +137,7 @@ impl Sandbox for Guest<'_> {
     }
 
     fn pids(&mut self) -> Result<Vec<u32>, BackendError> {
-        if !self.is_alive() {
+        if !self.is_alive()? {
             return Ok(Vec::new());
         }
         let container = self.record.id.clone();
@@ -151,7 +151,7 @@ impl Sandbox for Guest<'_> {
         if !ps_args.is_empty() {
             return Err(PsArguments.into());
         }
-        if !self.is_alive() {
+        if !self.is_alive()? {
             return Ok(ps::table(&[]));
         }
         let container = self.record.id.clone();
@@ -187,10 +187,10 @@ impl Sandbox for Guest<'_> {
 }
 
 impl Guest<'_> {
-    fn is_alive(&self) -> bool {
+    fn is_alive(&self) -> io::Result<bool> {
         self.record
             .process
-            .is_some_and(|process| process.is_alive())
+            .map_or(Ok(false), |process| process.is_alive())
     }
 
     fn ask(&self, request: &Request) -> Result<Answer, BackendError> {
@@ -199,7 +199,7 @@ impl Guest<'_> {
 
     /// A conversation with the agent; refused at once where nobody would answer.
     fn control(&self) -> Result<guest::Control, BackendError> {
-        if self.record.is_frozen() {
+        if self.record.is_frozen()? {
             return Err(ReachError::Paused.into());
         }
         Ok(guest::Control::open(
@@ -210,12 +210,9 @@ impl Guest<'_> {
 
     fn kill_vmm(&self) -> Result<(), BackendError> {
         let process = self.record.process.ok_or(ReachError::Gone)?;
-        let pidfd = match process.open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ReachError::Gone.into());
-            }
-            opened => opened?,
-        };
-        Ok(pidfd.send_signal(nix::libc::SIGKILL)?)
+        process
+            .signal(nix::libc::SIGKILL)?
+            .ok_or(ReachError::Gone)?;
+        Ok(())
     }
 }

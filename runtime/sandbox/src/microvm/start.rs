@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use runvm_proto::{Answer, FrameError, MessageError, Remote, Request, frame};
 
-use super::guest::{Control, GuestError, connect_unix, path_in};
+use runvm_sys::unix_socket::{connect_in, is_listened_at, path_in};
+
+use super::guest::{Control, GuestError};
 
 /// The socket.
 const SOCKET: &str = "start.sock";
@@ -32,13 +34,13 @@ pub(super) enum StartError {
 }
 
 /// Whether the container in `directory` waits to be started.
-pub(super) fn is_waiting(directory: BorrowedFd<'_>) -> bool {
-    connect_unix(directory, SOCKET).is_ok()
+pub(super) fn is_waiting(directory: BorrowedFd<'_>) -> io::Result<bool> {
+    is_listened_at(directory, SOCKET)
 }
 
 /// Starts the container in `directory`; returns when its program runs.
 pub(super) fn start(directory: BorrowedFd<'_>, id: &str) -> Result<(), StartError> {
-    let mut gate = connect_unix(directory, SOCKET).map_err(StartError::Connect)?;
+    let mut gate = connect_in(directory, SOCKET).map_err(StartError::Connect)?;
     let talk = |error: FrameError| StartError::Talk(error.into());
     frame::write(
         &mut gate,

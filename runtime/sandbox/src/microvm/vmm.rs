@@ -13,6 +13,7 @@ use std::time::Duration;
 use runvm_proto::{Answer, DOORBELL_PORT, Process, Ready, Remote, Request, Stream};
 use runvm_sys::inherited;
 use runvm_sys::mount_attr::{self, MountAttr, Reach};
+use runvm_sys::unix_socket::path_in;
 use runvm_vmm::devices::fs::Exports;
 use runvm_vmm::devices::vsock::VsockConfig;
 use runvm_vmm::{Exit, Hypervisor, Stopper, VmConfig, launch};
@@ -23,7 +24,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::attend::{self, Signals};
-use super::guest::{Control, GuestError, SOCKET, path_in};
+use super::guest::{Control, GuestError, SOCKET};
 use super::guest_config::ROOTFS;
 use super::hidden::Boss;
 use super::start::StartGate;
