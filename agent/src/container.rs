@@ -14,7 +14,7 @@ use runvm_container::cgroup::{Cgroup, CgroupError};
 use runvm_container::{
     CreateError, CreateRequest, Created, ExecError, ExecRequest, Executed, StartError,
 };
-use runvm_oci::{ConfigError, LinuxResources, Plan};
+use runvm_oci::{ConfigError, LinuxResources, Plan, State, Status};
 use runvm_proto::{Process, Remote, Stream};
 use runvm_sys::PidFd;
 use rustix::fs::{Mode, OFlags, open};
@@ -311,7 +311,14 @@ impl Containers {
                 process_json,
                 plan: &container.plan,
                 target: &container.first.pidfd,
-                target_pid: container.first.pid,
+                state: &State {
+                    oci_version: container.plan.oci_version.clone(),
+                    id: container.id.clone(),
+                    status: Status::Running,
+                    pid: container.first.pid,
+                    bundle: runvm_proto::SHARE_PATH.into(),
+                    annotations: container.plan.annotations.clone(),
+                },
                 cgroup: Some(&container.cgroup),
                 sub_cgroups: &[],
                 stdio: (!parsed.terminal).then_some(stdio),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use runvm_oci::{NamespaceKind, Plan, Process};
+use runvm_oci::{NamespaceKind, Plan, Process, State};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 
@@ -11,8 +11,9 @@ use crate::cgroup::{Cgroup, Entry, SubCgroup, SubCgroupError};
 use crate::control::{Control, ExecOrder, Order, Word};
 use crate::namespaces::{self, Source, source};
 use crate::resctrl::{self, ResctrlError};
+use crate::seccomp::listener::{self, ListenerError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, supported};
+use crate::{ChildError, Unsupported, limits, supported};
 
 /// `CLONE_NEWPID` (linux/sched.h).
 const CLONE_NEWPID: u32 = 0x2000_0000;
@@ -27,8 +28,8 @@ pub struct ExecRequest<'a> {
     pub plan: &'a Plan,
     /// The container's first process: its namespaces are joined.
     pub target: &'a PidFd,
-    /// Its pid.
-    pub target_pid: u32,
+    /// The container's state.
+    pub state: &'a State,
     /// The container's cgroup.
     pub cgroup: Option<&'a Cgroup>,
     /// Cgroups below it to run in, in the hierarchies that they are in.
@@ -97,6 +98,9 @@ pub enum ExecError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// The seccomp agent does not get its listener.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The process says what it could not do.
     #[error("cannot run the process in the container")]
     Child(#[source] ChildError),
@@ -105,21 +109,21 @@ pub enum ExecError {
 /// Runs one more process in a container; returns when its program has been executed. The process
 /// is a child of the caller.
 pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
-    supported::check_exec(request.plan, request.process)?;
+    supported::check_exec(request.process)?;
     if request.process.terminal == request.stdio.is_some() {
         return Err(ExecError::Stdio);
     }
     // A process cannot be born in a pid namespace that is going away; tell why.
     if request.target.has_exited().map_err(ExecError::Control)? {
         return Err(ExecError::NotRunning {
-            pid: request.target_pid,
+            pid: request.state.pid,
         });
     }
     let (newborn, control) = spawn(&request)?;
     if request.plan.intel_rdt.is_some() {
-        resctrl::follow(request.target_pid, newborn.pid).map_err(ExecError::Resctrl)?;
+        resctrl::follow(request.state.pid, newborn.pid).map_err(ExecError::Resctrl)?;
     }
-    until_executed(newborn, control)
+    until_executed(&request, newborn, control)
 }
 
 fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
@@ -152,13 +156,16 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     }
     .spawn()
     .map_err(ExecError::Spawn)?;
+    let newborn = Newborn::new(spawned);
+    limits::raise_rlimits(newborn.pid, &request.process.rlimits)
+        .map_err(|error| ExecError::Child(ChildError::new(&error)))?;
     let mut order = order(request, target, tasks);
     if through_gateway {
         order.join &= !CLONE_NEWUSER;
     }
     // A process that has died by now is found out when its answer is waited for.
-    let _ = ours.send(&Order::Exec(order), request.process_json, &[]);
-    Ok((Newborn::new(spawned), ours))
+    let _ = ours.send(&Order::Exec(Box::new(order)), request.process_json, &[]);
+    Ok((newborn, ours))
 }
 
 /// For a caller without privileges: only from within the user namespace, which is its own, can it
@@ -207,6 +214,10 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
         seccomp: request.plan.seccomp.clone(),
         apparmor_profile: container.apparmor_profile.clone(),
         selinux_label: container.selinux_label.clone(),
+        oom_score_adj: container.oom_score_adj,
+        io_priority: container.io_priority,
+        scheduler: container.scheduler.clone(),
+        personality: request.plan.personality.clone(),
         memory_policy: (request.plan.memory_policy.as_ref())
             .map(|policy| (policy.mode | policy.flags, policy.nodes.clone())),
         preserve_fds: request.preserve_fds,
@@ -214,7 +225,11 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
 }
 
 /// The end of the conversation is the execve: it closes the process's end.
-fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, ExecError> {
+fn until_executed(
+    request: &ExecRequest<'_>,
+    newborn: Newborn,
+    mut control: Control,
+) -> Result<Executed, ExecError> {
     let mut terminal = None;
     let mut ready = None;
     while let Some(frame) = control.receive::<Word>().map_err(ExecError::Control)? {
@@ -222,8 +237,12 @@ fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, Ex
             Word::Terminal => terminal = frame.fds.into_iter().next(),
             Word::Ready { warnings, .. } => ready = Some(warnings),
             Word::Failed(error) => return Err(ExecError::Child(error)),
+            Word::Listener => {
+                let state = request.state.clone();
+                listener::forward_of(request.plan, &newborn, control.as_fd(), state)?;
+            }
             // Only the first process of a container asks for these.
-            Word::Listener | Word::RuntimeHooks | Word::Source { .. } => {}
+            Word::RuntimeHooks | Word::Source { .. } => {}
         }
     }
     let Some(warnings) = ready else {

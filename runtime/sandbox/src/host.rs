@@ -5,7 +5,7 @@ use std::io;
 
 use runvm_container::cgroup::Cgroup;
 use runvm_container::{CreateRequest, ExecRequest};
-use runvm_oci::{LinuxResources, Plan};
+use runvm_oci::{LinuxResources, Plan, Status};
 use runvm_sys::PidFd;
 
 use crate::phases::Stamps;
@@ -129,7 +129,7 @@ impl Sandbox for Container<'_> {
             process_json: exec.process_json,
             plan: exec.plan,
             target: &target,
-            target_pid: process.pid,
+            state: &self.record.state(Status::Running, process.pid),
             cgroup: cgroup.as_ref(),
             stdio: (!exec.process.terminal).then_some(exec.stdio),
             preserve_fds: exec.preserve_fds,
@@ -139,6 +139,7 @@ impl Sandbox for Container<'_> {
             pid: executed.pid,
             pidfd: executed.pidfd,
             terminal: executed.terminal,
+            warnings: executed.warnings,
         })
     }
 

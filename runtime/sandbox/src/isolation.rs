@@ -139,6 +139,8 @@ pub struct Attached {
     pub pidfd: PidFd,
     /// The host's side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// What is odd, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// A way to isolate a bundle.

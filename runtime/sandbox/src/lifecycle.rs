@@ -267,18 +267,11 @@ impl Container {
 
     /// The state document of a container at `status`.
     pub fn state(&self, status: Status) -> State {
-        State {
-            oci_version: self.record.oci_version.clone(),
-            id: self.record.id.clone(),
-            status,
-            pid: if status == Status::Stopped {
-                0
-            } else {
-                self.pid()
-            },
-            bundle: self.record.bundle.clone(),
-            annotations: self.record.annotations.clone(),
-        }
+        let pid = match status {
+            Status::Stopped => 0,
+            _ => self.pid(),
+        };
+        self.record.state(status, pid)
     }
 
     /// Sends `signal` to the first process, or to all.
@@ -340,7 +333,7 @@ impl Container {
             status if Operation::Exec.is_legal_from(status) => {}
             status => return Err(ExecError::Status { id: id(), status }),
         }
-        let process = Process::parse(request.process_json)
+        let (process, mut warnings) = Process::parse_warned(request.process_json)
             .map_err(|source| ExecError::Process { id: id(), source })?;
         request.console.check(process.terminal)?;
         let plan = self
@@ -359,10 +352,12 @@ impl Container {
             pidfd_socket: request.pidfd_socket,
             kind: "setns",
         };
-        let attached = self
+        let mut attached = self
             .sandbox()
             .exec(exec)
             .map_err(|source| ExecError::Backend { id: id(), source })?;
+        warnings.append(&mut attached.warnings);
+        attached.warnings = warnings;
         hand_over(attached, request.console, announcement)
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use runvm_container::cgroup::{Cgroup, CgroupError, CgroupRecord};
+use runvm_oci::{State, Status};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,18 @@ pub struct Record {
 impl Record {
     /// The layout this code reads and writes.
     pub const VERSION: u32 = 1;
+
+    /// The state document that says so.
+    pub(crate) fn state(&self, status: Status, pid: u32) -> State {
+        State {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status,
+            pid,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
 
     /// Its cgroup; `None` where none was made.
     pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>, CgroupError> {

@@ -66,6 +66,12 @@ pub enum CgroupError {
         /// Its cgroup.type.
         kind: String,
     },
+    /// What enters the cgroup stands still.
+    #[error("cgroup {} is unexpectedly frozen", path.display())]
+    Frozen {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A limit needs a controller that is not to be had here.
     #[error("cannot set {field}: no {controller} controller for cgroup {}{why}", path.display())]
     NoController {

@@ -1,6 +1,5 @@
 //! A container's first process: from the clone to the program.
 
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
 use runvm_oci::{NamespaceKind, Plan, State, Status};
@@ -78,7 +77,6 @@ impl Init<'_> {
         if let Some(policy) = &self.plan.memory_policy {
             limits::set_memory_policy(policy.mode | policy.flags, &policy.nodes)?;
         }
-        limits::raise_rlimits(&process.rlimits)?;
         hide()?;
         start_session()?;
         self.new_keyring()?;
@@ -129,10 +127,7 @@ impl Init<'_> {
         if !filter.needs_listener() {
             return Ok(Some(filter));
         }
-        control
-            .send(&Word::Listener, &[], &[])
-            .map_err(InitError::Control)?;
-        seccomp::listener::load_and_offer(&filter, control.as_fd())?;
+        super::load_and_offer(&filter, control)?;
         Ok(None)
     }
 
@@ -192,6 +187,7 @@ impl Init<'_> {
         devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
         self.set_up_terminal(control, &rootfs)?;
         self.run_hooks_before_root(control)?;
+        process::make_directory(&rootfs, &plan.process.cwd);
         paths::mask(&rootfs, &plan.masked_paths, plan.mount_label.as_deref())?;
         paths::make_read_only(&rootfs, &plan.readonly_paths)?;
         mounts::make_read_only(&later)?;
@@ -261,10 +257,10 @@ impl Init<'_> {
 
     fn state(&self, status: Status) -> State {
         State {
-            oci_version: State::OCI_VERSION.into(),
+            oci_version: self.plan.oci_version.clone(),
             id: self.order.id.clone(),
             status,
-            pid: self.order.pid,
+            pid: std::process::id(),
             bundle: self.order.bundle.clone(),
             annotations: self.plan.annotations.clone(),
         }

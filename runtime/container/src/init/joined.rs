@@ -33,6 +33,9 @@ pub(super) fn run(
     process.capabilities = process.capabilities.or(order.capabilities.map(unpack));
     process.apparmor_profile = process.apparmor_profile.or(order.apparmor_profile.clone());
     process.selinux_label = process.selinux_label.or(order.selinux_label.clone());
+    process.oom_score_adj = process.oom_score_adj.or(order.oom_score_adj);
+    process.io_priority = process.io_priority.or(order.io_priority);
+    process.scheduler = process.scheduler.or(order.scheduler.clone());
     let proc_fs = ProcFs::open()?;
     enter(&order, &process, &proc_fs)?;
     if process.terminal {
@@ -51,8 +54,10 @@ pub(super) fn run(
     limits::set_rlimits(&process.rlimits)?;
     let_go(order.preserve_fds)?;
     // Last of all, so that it need not allow what only the engine calls.
-    if let Some(filter) = &filter {
-        filter.load()?;
+    match &filter {
+        Some(filter) if filter.needs_listener() => super::load_and_offer(filter, control)?,
+        Some(filter) => drop(filter.load()?),
+        None => {}
     }
     // The control socket closes with a successful execve, which tells the caller.
     Err(program.execute().into())
@@ -71,7 +76,6 @@ fn enter(order: &ExecOrder, process: &Process, proc_fs: &ProcFs) -> Result<(), I
     if let Some((mode, nodes)) = &order.memory_policy {
         limits::set_memory_policy(*mode, nodes)?;
     }
-    limits::raise_rlimits(&process.rlimits)?;
     start_session()?;
     namespaces::join_process(&take(order.target)?, order.join).map_err(InitError::Join)?;
     if order.join & CLONE_NEWUSER != 0 {
@@ -88,6 +92,9 @@ fn take_on(
     umask(Mode::from_raw_mode(
         process.user.umask.unwrap_or(DEFAULT_UMASK),
     ));
+    if let Some(personality) = &order.personality {
+        limits::set_personality(personality)?;
+    }
     security::prepare(proc_fs, process)?;
     give_streams(process.user.uid);
     let changed = process::change_directory(&process.cwd)?;

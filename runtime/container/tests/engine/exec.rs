@@ -3,7 +3,7 @@
 use runvm_container::ExecError;
 use serde_json::json;
 
-use crate::bundle::{Bundle, chain, read_terminal, shell_process};
+use crate::bundle::{Bundle, chain, read_all, read_terminal, shell_process};
 
 crate::tests![
     an_exec_is_in_the_container_and_a_child_of_the_caller,
@@ -11,6 +11,7 @@ crate::tests![
     an_exec_keeps_no_new_privileges_of_the_container,
     an_exec_without_capabilities_gets_those_of_the_container,
     an_exec_gets_no_capability_it_is_not_given,
+    an_exec_takes_over_what_the_container_says,
     an_exec_enters_a_user_namespace,
     an_exec_has_a_terminal,
     no_descriptor_of_the_host_reaches_an_exec,
@@ -55,6 +56,27 @@ fn an_exec_without_capabilities_gets_those_of_the_container() {
     container.start();
     let own = container.run("grep Cap /proc/1/status");
     assert_eq!(container.run("grep Cap /proc/self/status"), own);
+}
+
+fn an_exec_takes_over_what_the_container_says() {
+    let bundle = Bundle::shell("sleep 100")
+        .set("/process/oomScoreAdj", json!(77))
+        .set(
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
+        )
+        .set("/process/scheduler", json!({"policy": "SCHED_BATCH"}))
+        .set("/linux/personality", json!({"domain": "LINUX32"}));
+    let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
+    container.start();
+    let script = "busybox uname -m; busybox ionice -p $$; cat /proc/self/oom_score_adj; \
+                  grep ^policy /proc/$$/sched | busybox tr -d ' '";
+    assert_eq!(container.run(script), "i686\nidle\n77\npolicy:3\n");
+    let mut own = shell_process("cat /proc/self/oom_score_adj");
+    own["oomScoreAdj"] = json!(88);
+    let (executed, output) = container.exec(&own).unwrap();
+    assert_eq!(executed.pidfd.reap().unwrap().code(), 0);
+    assert_eq!(read_all(&output), "88\n");
 }
 
 fn an_exec_gets_no_capability_it_is_not_given() {

@@ -229,7 +229,7 @@ fn has_hooks(plan: &Plan) -> bool {
 /// The hooks of the runtime's namespaces: as for a container, between its isolation and its root.
 fn run_runtime_hooks(plan: &Plan, id: &str, bundle: &Path, pid: u32) -> Result<(), BackendError> {
     let state = State {
-        oci_version: State::OCI_VERSION.to_owned(),
+        oci_version: plan.oci_version.clone(),
         id: id.to_owned(),
         status: runvm_oci::Status::Creating,
         pid,
