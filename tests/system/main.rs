@@ -12,6 +12,7 @@ mod limits;
 mod pause;
 mod process;
 mod ps;
+mod readiness;
 mod signals;
 mod stdio;
 mod terminal;

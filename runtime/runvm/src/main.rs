@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod foreground;
 mod logger;
+mod notify;
 mod preserved;
 mod waterfall;
 

@@ -3,12 +3,13 @@
 mod console;
 mod create;
 mod delete;
+mod notify;
 mod observe;
 mod pause;
 mod update;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runvm_container::cgroup::{CgroupError, SubCgroup};
@@ -24,6 +25,7 @@ use console::Announcement;
 pub use console::{Console, ConsoleError, HandOverError};
 pub use create::{CreateError, CreateRequest, Created, create};
 pub use delete::{DeleteError, delete};
+pub use notify::{NotifyError, Readiness};
 pub use observe::ObserveError;
 pub use pause::PauseError;
 pub use update::UpdateError;
@@ -381,6 +383,11 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// The directory, in the state directory of a container, that is bound into it for sd_notify(3).
+pub fn notify_directory(state: &Path) -> PathBuf {
+    state.join(notify::DIRECTORY)
 }
 
 /// Hands a process over as the engine wants it; ends one that cannot be.

@@ -8,6 +8,7 @@ use super::Session;
 use super::create::{console, new_container};
 use crate::cli::Run;
 use crate::foreground::{ForwardedSignals, attend};
+use crate::notify;
 
 /// `runvm run`: makes a container, runs its program, waits for it and deletes the container; the
 /// answer is the program's exit code.
@@ -24,10 +25,11 @@ pub(super) fn run(session: &Session<'_>, args: &Run) -> anyhow::Result<u8> {
     let created = new_container(session, &id, &bundle, &args.container, console, waterfall)?;
 
     let container = Container::open(&session.store, &id)?;
-    if let Err(error) = container.start() {
+    let stand_in = (!args.detach).then(std::process::id);
+    if let Err(error) = notify::start(session, &container, stand_in) {
         // The container is of no use and the caller does not know it: the first error is the one to tell.
         let _ = lifecycle::delete(&session.store, &id, true);
-        return Err(error.into());
+        return Err(error);
     }
     let Some(signals) = signals else { return Ok(0) };
     let code = attend(&created.pidfd, created.terminal, &signals, |signal| {
