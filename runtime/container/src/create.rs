@@ -8,7 +8,7 @@ use runvm_oci::{Idmap, Plan, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Word};
 use crate::hooks::{self, HookError};
 use crate::idmap::{self, IdmapError};
@@ -82,6 +82,9 @@ pub enum CreateError {
     /// The way into the cgroup.
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
+    /// The container's cgroup, which is to be its own.
+    #[error("cannot hand the container its cgroup")]
+    Delegate(#[source] CgroupError),
     /// Descriptors for the process.
     #[error("cannot prepare the descriptors of the container's process")]
     Descriptors(#[source] io::Error),
@@ -139,6 +142,11 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     }
     let arrangement = Arrangement::new(request.plan)?;
     supported::check_sysctl(request.plan, &arrangement)?;
+    if let Some(cgroup) = request.cgroup {
+        cgroup
+            .delegate(request.plan)
+            .map_err(CreateError::Delegate)?;
+    }
     let listener = start::listen(request.state_dir).map_err(CreateError::Listen)?;
     let created = spawn(&request, &arrangement, listener).and_then(|(newborn, conversation)| {
         join_resctrl(&request, newborn.pid)?;

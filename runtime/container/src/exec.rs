@@ -138,24 +138,34 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let tasks = entry.tasks.into_iter().map(add);
     let tasks = tasks.collect::<Result<_, _>>()?;
     let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
-    let gateway = gateway(request, has_pid_namespace);
-    let through_gateway = gateway.is_some();
-    let spawned = Spawn {
-        executable: executable.as_fd(),
-        argv: &init_argv(control),
-        envp: &[],
-        stdio: request.stdio.as_ref().map(Stdio::borrow),
-        inherit: &inherited.borrow(),
-        preserve: request.preserve_fds,
-        new_namespaces: 0,
-        pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
-        cgroup: entry.unified.as_ref().map(AsFd::as_fd),
-        dies_with_parent: true,
-        gateway,
-        write_id_maps: None,
-    }
-    .spawn()
-    .map_err(ExecError::Spawn)?;
+    let through_gateway = gateway(request, has_pid_namespace).is_some();
+    let spawn_in = |unified: Option<OwnedFd>| {
+        Spawn {
+            executable: executable.as_fd(),
+            argv: &init_argv(control),
+            envp: &[],
+            stdio: request.stdio.as_ref().map(Stdio::borrow),
+            inherit: &inherited.borrow(),
+            preserve: request.preserve_fds,
+            new_namespaces: 0,
+            pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            dies_with_parent: true,
+            gateway: gateway(request, has_pid_namespace),
+            write_id_maps: None,
+        }
+        .spawn()
+    };
+    let spawned = match (spawn_in(entry.unified), request.cgroup) {
+        (Err(SpawnError::Clone { source, .. }), Some(cgroup))
+            if is_busy(&source) && request.sub_cgroups.is_empty() =>
+        {
+            let beside = cgroup.entry_beside(request.state.pid);
+            spawn_in(beside.map_err(ExecError::Cgroup)?.unified)
+        }
+        (spawned, _) => spawned,
+    };
+    let spawned = spawned.map_err(ExecError::Spawn)?;
     let newborn = Newborn::new(spawned);
     limits::raise_rlimits(newborn.pid, &request.process.rlimits)
         .map_err(|error| ExecError::Child(ChildError::new(&error)))?;
@@ -166,6 +176,11 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     // A process that has died by now is found out when its answer is waited for.
     let _ = ours.send(&Order::Exec(Box::new(order)), request.process_json, &[]);
     Ok((newborn, ours))
+}
+
+/// EBUSY of clone3(2): the cgroup has handed controllers to those below it.
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
 }
 
 /// For a caller without privileges: only from within the user namespace, which is its own, can it

@@ -72,6 +72,14 @@ pub enum CgroupError {
         /// The directory.
         path: PathBuf,
     },
+    /// The cgroup cannot be handed to the container's root.
+    #[error("cannot hand over {}", path.display())]
+    Delegate {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A limit needs a controller that is not to be had here.
     #[error("cannot set {field}: no {controller} controller for cgroup {}{why}", path.display())]
     NoController {

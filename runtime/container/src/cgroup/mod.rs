@@ -9,6 +9,7 @@
 //! itself; see [`Cgroup::entry`].
 
 mod controllers;
+mod delegate;
 mod devices;
 mod error;
 mod file;
