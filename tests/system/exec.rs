@@ -57,6 +57,18 @@ fn exec_runs_where_the_program_runs(runtime: &Runtime) {
         .exec_with(&flags, &["sh", "-c", same])
         .prints("sleep 1000 \n");
 
+    let flags = [
+        "--user",
+        "1000:1001",
+        "--additional-gids",
+        "100",
+        "-g",
+        "65534",
+    ];
+    container
+        .exec_with(&flags, &["id", "-G"])
+        .prints("1001 100 65534\n");
+
     // Input, output, errors and exit code are apart from the program's.
     let command = container.exec_command(&[], &["sh", "-c", "cat; echo error >&2; exit 9"]);
     let mut running = Running::spawn(command, Input::Pipe);

@@ -6,6 +6,7 @@ mod events;
 mod exec;
 mod faults;
 mod files;
+mod hooks;
 mod host;
 mod lifecycle;
 mod limits;

@@ -12,6 +12,7 @@ crate::tests![
     an_exec_without_capabilities_gets_those_of_the_container,
     an_exec_gets_no_capability_it_is_not_given,
     an_exec_takes_over_what_the_container_says,
+    an_exec_runs_on_the_cpus_it_is_given,
     an_exec_enters_a_user_namespace,
     an_exec_has_a_terminal,
     no_descriptor_of_the_host_reaches_an_exec,
@@ -90,6 +91,24 @@ fn an_exec_gets_no_capability_it_is_not_given() {
     for line in crate::bundle::read_all(&output).lines() {
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
+}
+
+fn an_exec_runs_on_the_cpus_it_is_given() {
+    let bundle = Bundle::shell("sleep 100");
+    let container = bundle.create().unwrap();
+    container.start();
+    let allowed = "grep Cpus_allowed_list /proc/self/status";
+    let all = container.run(allowed);
+    // What is given first holds while it moves, and what is given last for the program.
+    let mut process = shell_process(allowed);
+    process["execCPUAffinity"] = json!({"initial": "0", "final": "0"});
+    let (executed, output) = container.exec(&process).unwrap();
+    assert_eq!(executed.pidfd.reap().unwrap().code(), 0);
+    assert_eq!(read_all(&output), "Cpus_allowed_list:\t0\n");
+    assert_eq!(container.run(allowed), all);
+    process["execCPUAffinity"] = json!({"final": "4000"});
+    let error = container.exec(&process).map(drop).unwrap_err();
+    assert!(chain(&error).contains("cpu affinity"), "{}", chain(&error));
 }
 
 fn an_exec_enters_a_user_namespace() {

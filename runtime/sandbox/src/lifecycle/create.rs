@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use runvm_container::Stdio;
 use runvm_container::cgroup::{Cgroup, CgroupError, Location};
-use runvm_oci::{LinuxIntelRdt, Plan};
+use runvm_oci::{Hook, LinuxIntelRdt, Plan, State, Status};
 use runvm_sys::PidFd;
 
 use super::console::{Announcement, Console, ConsoleError, HandOverError};
@@ -128,6 +128,8 @@ pub fn create(
         cgroup: None,
         process: None,
         intel_rdt: request.plan.intel_rdt.as_ref(),
+        poststop: &request.plan.hooks.poststop,
+        state: None,
     };
 
     let location = locate_cgroup(&request)?;
@@ -152,6 +154,8 @@ pub fn create(
         pidfd_socket: request.pidfd_socket,
         kind: "standard",
     };
+    // From here on hooks run, and then those of the end do, too (runtime.md, "Lifecycle").
+    unfinished.state = Some(record.state(Status::Stopped, 0));
     let isolation = request.isolation.isolation();
     let built = isolation
         .create(blueprint(request, &directory, unfinished.cgroup.as_ref()))
@@ -267,6 +271,9 @@ struct Unfinished<'a> {
     cgroup: Option<Cgroup>,
     process: Option<PidFd>,
     intel_rdt: Option<&'a LinuxIntelRdt>,
+    poststop: &'a [Hook],
+    /// What they get, once they are to run.
+    state: Option<State>,
 }
 
 impl Unfinished<'_> {
@@ -275,6 +282,7 @@ impl Unfinished<'_> {
         self.directory = None;
         self.cgroup = None;
         self.intel_rdt = None;
+        self.state = None;
         self.process.take()
     }
 }
@@ -297,6 +305,11 @@ impl Drop for Unfinished<'_> {
                 let _ = runvm_container::remove_resctrl(asked, directory.id());
             }
             let _ = directory.remove();
+        }
+        if let Some(state) = &self.state {
+            for hook in self.poststop.chunks(1) {
+                let _ = runvm_container::run_hooks("poststop", hook, state);
+            }
         }
     }
 }
