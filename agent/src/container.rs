@@ -102,6 +102,8 @@ pub(crate) struct Containers {
 struct Container {
     id: String,
     plan: Plan,
+    /// Whether its processes keep the agent's session keyring.
+    no_new_keyring: bool,
     cgroup: Arc<Cgroup>,
     /// Its directory, where the start socket is.
     directory: OwnedFd,
@@ -208,6 +210,7 @@ impl Containers {
         let container = Container {
             id: id.to_owned(),
             plan,
+            no_new_keyring,
             cgroup,
             directory,
             started: Mutex::new(false),
@@ -323,6 +326,7 @@ impl Containers {
                 sub_cgroups: &[],
                 stdio: (!parsed.terminal).then_some(stdio),
                 preserve_fds: 0,
+                no_new_keyring: container.no_new_keyring,
             })?;
             Ok::<_, ContainerError>((executed.pid, executed))
         })?;

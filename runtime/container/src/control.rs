@@ -56,6 +56,8 @@ pub(crate) struct CreateOrder {
 pub(crate) struct ExecOrder {
     pub(crate) tasks: Vec<i32>,
     pub(crate) target: i32,
+    /// The id of the container, after which a new session keyring is named; `None` makes none.
+    pub(crate) keyring_of: Option<String>,
     /// `CLONE_NEW*` bits of the namespaces of the target to join.
     pub(crate) join: u32,
     /// The container's: bounding, effective, inheritable, permitted, ambient.

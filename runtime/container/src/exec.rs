@@ -38,6 +38,8 @@ pub struct ExecRequest<'a> {
     pub stdio: Option<Stdio>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
+    /// Whether the program keeps the caller's session keyring.
+    pub no_new_keyring: bool,
 }
 
 /// A process that runs its program.
@@ -215,6 +217,7 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
     ExecOrder {
         tasks,
         target,
+        keyring_of: (!request.no_new_keyring).then(|| request.state.id.clone()),
         join: namespaces::all_flags(request.plan) & !CLONE_NEWPID,
         capabilities: container.capabilities.map(|sets| {
             [

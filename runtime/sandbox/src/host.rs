@@ -133,6 +133,7 @@ impl Sandbox for Container<'_> {
             cgroup: cgroup.as_ref(),
             stdio: (!exec.process.terminal).then_some(exec.stdio),
             preserve_fds: exec.preserve_fds,
+            no_new_keyring: self.record.no_new_keyring,
             sub_cgroups: exec.sub_cgroups,
         })?;
         Ok(Attached {

@@ -7,8 +7,8 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use super::{
-    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, outlive_caller,
-    start_session, take,
+    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
+    outlive_caller, start_session, take,
 };
 use crate::control::{Control, CreateOrder, GoOn, Word};
 use crate::mounts::{self, Mounts};
@@ -79,7 +79,9 @@ impl Init<'_> {
         }
         hide()?;
         start_session()?;
-        self.new_keyring()?;
+        if !self.order.no_new_keyring {
+            new_keyring(&self.proc_fs, process, &self.order.id)?;
+        }
         self.name_host()?;
         sysctl::set(&self.proc_fs, &self.plan.sysctl)?;
         // Modes are given whole.
@@ -140,21 +142,6 @@ impl Init<'_> {
             namespaces::new_cgroup_namespace()?;
         }
         Ok(())
-    }
-
-    fn new_keyring(&self) -> Result<(), InitError> {
-        if self.order.no_new_keyring {
-            return Ok(());
-        }
-        let name = std::ffi::CString::new(format!("_ses.{}", self.order.id));
-        let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
-        security::with_key_label(&self.proc_fs, &self.plan.process, || {
-            match runvm_sys::keyring::join_session(&name) {
-                // A kernel without keyrings has none to inherit.
-                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
-                result => result.map_err(InitError::Keyring),
-            }
-        })
     }
 
     fn name_host(&self) -> Result<(), InitError> {

@@ -6,8 +6,8 @@ use rustix::process::umask;
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::{
-    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, outlive_caller,
-    start_session, take,
+    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
+    outlive_caller, start_session, take,
 };
 use crate::control::{Control, ExecOrder, Word};
 use crate::proc_fs::ProcFs;
@@ -80,6 +80,9 @@ fn enter(order: &ExecOrder, process: &Process, proc_fs: &ProcFs) -> Result<(), I
     namespaces::join_process(&take(order.target)?, order.join).map_err(InitError::Join)?;
     if order.join & CLONE_NEWUSER != 0 {
         become_root().map_err(|errno| InitError::BecomeRoot(errno.into()))?;
+    }
+    if let Some(id) = &order.keyring_of {
+        new_keyring(proc_fs, process, id)?;
     }
     Ok(())
 }

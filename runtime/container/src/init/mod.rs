@@ -7,6 +7,7 @@ mod joined;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use runvm_oci::Process;
 use rustix::process::DumpableBehavior;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -18,12 +19,12 @@ use crate::limits::LimitError;
 use crate::mounts::MountError;
 use crate::namespaces::NamespaceError;
 use crate::paths::PathError;
-use crate::proc_fs::ProcFsError;
+use crate::proc_fs::{ProcFs, ProcFsError};
 use crate::process::ProgramError;
 use crate::root::RootError;
 use crate::seccomp::listener::ListenerError;
 use crate::seccomp::{self, Filter, LoadError, SeccompError};
-use crate::security::SecurityError;
+use crate::security::{self, SecurityError};
 use crate::sysctl::SysctlError;
 use crate::terminal::TerminalError;
 use crate::{ChildError, Unsupported};
@@ -179,6 +180,19 @@ fn start_session() -> Result<(), InitError> {
         Ok(_) => Ok(()),
         Err(errno) => Err(InitError::Session(errno.into())),
     }
+}
+
+/// Leaves the caller's session keyring, whose keys are the host's, for one of the process's own.
+fn new_keyring(proc_fs: &ProcFs, process: &Process, id: &str) -> Result<(), InitError> {
+    let name = std::ffi::CString::new(format!("_ses.{id}"));
+    let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
+    security::with_key_label(proc_fs, process, || {
+        match runvm_sys::keyring::join_session(&name) {
+            // A kernel without keyrings has none to inherit.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            result => result.map_err(InitError::Keyring),
+        }
+    })
 }
 
 fn forbid_new_privileges(asked: bool) -> Result<(), InitError> {

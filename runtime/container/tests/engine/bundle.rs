@@ -253,6 +253,7 @@ impl Container<'_> {
             sub_cgroups: &[],
             stdio,
             preserve_fds: 0,
+            no_new_keyring: false,
         })?;
         Ok((executed, output))
     }

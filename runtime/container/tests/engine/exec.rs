@@ -12,6 +12,7 @@ crate::tests![
     an_exec_without_capabilities_gets_those_of_the_container,
     an_exec_gets_no_capability_it_is_not_given,
     an_exec_takes_over_what_the_container_says,
+    an_exec_has_a_session_keyring_of_its_own,
     an_exec_runs_on_the_cpus_it_is_given,
     an_exec_enters_a_user_namespace,
     an_exec_has_a_terminal,
@@ -91,6 +92,15 @@ fn an_exec_gets_no_capability_it_is_not_given() {
     for line in crate::bundle::read_all(&output).lines() {
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
+}
+
+fn an_exec_has_a_session_keyring_of_its_own() {
+    let bundle = Bundle::shell("sleep 100").set("/linux/maskedPaths", json!([]));
+    let container = bundle.create().unwrap();
+    container.start();
+    // The caller's keys would be found in the caller's keyring.
+    let output = container.run("test ! -e /proc/keys || grep -c _ses.test /proc/keys");
+    assert!(matches!(output.as_str(), "2\n" | ""), "{output}");
 }
 
 fn an_exec_runs_on_the_cpus_it_is_given() {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use runvm_container::{StartError, is_waiting, start};
 use serde_json::json;
 
-use crate::bundle::{Bundle, With, chain, memory_file, read_terminal};
+use crate::bundle::{Bundle, Container, With, chain, memory_file, read_terminal};
 
 crate::tests![
     what_spec_gives_runs,
@@ -88,20 +88,25 @@ fn no_descriptor_of_the_host_reaches_the_program() {
     assert_eq!(bundle.run(), "0\n1\n2\n3\n");
 }
 
+/// Descriptors are given from the lowest free number on: all from 3 to `last` are open.
+fn start_with_descriptors_up_to(bundle: &Bundle, last: i32) -> Container<'_> {
+    let with = With {
+        preserve_fds: u32::try_from(last - 2).unwrap(),
+        ..With::default()
+    };
+    let container = bundle.create_with(&with);
+    let container = container.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    container.start();
+    container
+}
+
 fn descriptors_to_preserve_reach_the_program() {
     let message = memory_file();
     rustix::io::write(&message, b"kept\n").unwrap();
     rustix::fs::seek(&message, rustix::fs::SeekFrom::Start(0)).unwrap();
-    // Descriptors are given from the lowest free number on: all from 3 to this one are open.
     let number = message.as_raw_fd();
     let bundle = Bundle::shell(&format!("cat <&{number}"));
-    let container = bundle
-        .create_with(&With {
-            preserve_fds: u32::try_from(number - 2).unwrap(),
-            ..With::default()
-        })
-        .unwrap_or_else(|error| panic!("{}", chain(&error)));
-    container.start();
+    let container = start_with_descriptors_up_to(&bundle, number);
     assert_eq!(container.finish().1, "kept\n");
 }
 
@@ -180,13 +185,7 @@ fn hooks_get_no_descriptor_but_their_own() {
         .set("/hooks/createContainer", hook("ls"))
         .set("/hooks/startContainer", hook("busybox ls"));
     std::os::unix::fs::symlink("busybox", bundle.root().join("bin/tr")).unwrap();
-    let container = bundle
-        .create_with(&With {
-            preserve_fds: u32::try_from(number - 2).unwrap(),
-            ..With::default()
-        })
-        .unwrap_or_else(|error| panic!("{}", chain(&error)));
-    container.start();
+    let container = start_with_descriptors_up_to(&bundle, number);
     assert_eq!(container.finish().0.code(), 0);
 }
 

@@ -214,6 +214,7 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         owner_uid: rustix::process::geteuid().as_raw(),
         annotations,
+        no_new_keyring: request.no_new_keyring,
         cgroup: None,
         process: None,
     }
