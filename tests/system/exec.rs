@@ -57,14 +57,7 @@ fn exec_runs_where_the_program_runs(runtime: &Runtime) {
         .exec_with(&flags, &["sh", "-c", same])
         .prints("sleep 1000 \n");
 
-    let flags = [
-        "--user",
-        "1000:1001",
-        "--additional-gids",
-        "100",
-        "-g",
-        "65534",
-    ];
+    let flags = ["--user", "1000:1001", "-g", "100", "-g", "65534"];
     container
         .exec_with(&flags, &["id", "-G"])
         .prints("1001 100 65534\n");

@@ -59,7 +59,7 @@ fn a_supervisor_hears_that_the_program_is_ready(runtime: &Runtime) {
         return;
     }
     let (socket, path) = supervisor(runtime);
-    // Not before it says so; and its user need not be root.
+    // Not before it says so.
     let fifo = runtime.path("fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());

@@ -71,6 +71,8 @@ pub(crate) struct ExecOrder {
     /// The container's, for a process that names none.
     pub(crate) selinux_label: Option<String>,
     /// The container's, for a process that names none.
+    pub(crate) umask: Option<u32>,
+    /// The container's, for a process that names none.
     pub(crate) oom_score_adj: Option<i32>,
     /// The container's, for a process that names none.
     pub(crate) io_priority: Option<LinuxIOPriority>,

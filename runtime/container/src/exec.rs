@@ -232,6 +232,7 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
         seccomp: request.plan.seccomp.clone(),
         apparmor_profile: container.apparmor_profile.clone(),
         selinux_label: container.selinux_label.clone(),
+        umask: container.user.umask,
         oom_score_adj: container.oom_score_adj,
         io_priority: container.io_priority,
         scheduler: container.scheduler.clone(),

@@ -33,6 +33,7 @@ pub(super) fn run(
     process.capabilities = process.capabilities.or(order.capabilities.map(unpack));
     process.apparmor_profile = process.apparmor_profile.or(order.apparmor_profile.clone());
     process.selinux_label = process.selinux_label.or(order.selinux_label.clone());
+    process.user.umask = process.user.umask.or(order.umask);
     process.oom_score_adj = process.oom_score_adj.or(order.oom_score_adj);
     process.io_priority = process.io_priority.or(order.io_priority);
     process.scheduler = process.scheduler.or(order.scheduler.clone());

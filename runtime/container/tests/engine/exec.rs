@@ -63,6 +63,7 @@ fn an_exec_without_capabilities_gets_those_of_the_container() {
 fn an_exec_takes_over_what_the_container_says() {
     let bundle = Bundle::shell("sleep 100")
         .set("/process/oomScoreAdj", json!(77))
+        .set("/process/user/umask", json!(0o27))
         .set(
             "/process/ioPriority",
             json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
@@ -71,9 +72,9 @@ fn an_exec_takes_over_what_the_container_says() {
         .set("/linux/personality", json!({"domain": "LINUX32"}));
     let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
     container.start();
-    let script = "busybox uname -m; busybox ionice -p $$; cat /proc/self/oom_score_adj; \
+    let script = "umask; busybox uname -m; busybox ionice -p $$; cat /proc/self/oom_score_adj; \
                   grep ^policy /proc/$$/sched | busybox tr -d ' '";
-    assert_eq!(container.run(script), "i686\nidle\n77\npolicy:3\n");
+    assert_eq!(container.run(script), "0027\ni686\nidle\n77\npolicy:3\n");
     let mut own = shell_process("cat /proc/self/oom_score_adj");
     own["oomScoreAdj"] = json!(88);
     let (executed, output) = container.exec(&own).unwrap();
