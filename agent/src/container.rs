@@ -14,7 +14,7 @@ use runvm_container::cgroup::{Cgroup, CgroupError, OomWatch, SubCgroup, SubCgrou
 use runvm_container::{
     CreateError, CreateRequest, Created, ExecError, ExecRequest, Executed, StartError,
 };
-use runvm_oci::{ConfigError, LinuxResources, Plan};
+use runvm_oci::{ConfigError, LinuxResources, Plan, State, Status};
 use runvm_proto::{Process, ProcessEntry, Remote, Stream};
 use runvm_sys::PidFd;
 use rustix::fs::{Mode, OFlags, open};
@@ -114,6 +114,8 @@ pub(crate) struct Containers {
 struct Container {
     id: String,
     plan: Plan,
+    /// Whether its processes keep the agent's session keyring.
+    no_new_keyring: bool,
     cgroup: Arc<Cgroup>,
     /// Its directory, where the start socket is.
     directory: OwnedFd,
@@ -230,6 +232,7 @@ impl Containers {
         let container = Container {
             id: id.to_owned(),
             plan,
+            no_new_keyring,
             cgroup,
             directory,
             started: Mutex::new(false),
@@ -337,11 +340,19 @@ impl Containers {
                 process_json,
                 plan: &container.plan,
                 target: &container.first.pidfd,
-                target_pid: container.first.pid,
+                state: &State {
+                    oci_version: container.plan.oci_version.clone(),
+                    id: container.id.clone(),
+                    status: Status::Running,
+                    pid: container.first.pid,
+                    bundle: runvm_proto::SHARE_PATH.into(),
+                    annotations: container.plan.annotations.clone(),
+                },
                 cgroup: Some(&container.cgroup),
                 sub_cgroups,
                 stdio: (!parsed.terminal).then_some(stdio),
                 preserve_fds: 0,
+                no_new_keyring: container.no_new_keyring,
             })?;
             Ok::<_, ContainerError>((executed.pid, executed))
         })?;

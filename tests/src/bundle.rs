@@ -66,6 +66,18 @@ impl Bundle {
         self.edit(|config| config["process"]["terminal"] = json!(true))
     }
 
+    /// Gives it a new user namespace, whose ids are those of the host from 100000 on.
+    pub fn user_namespace(self) -> Self {
+        self.edit(|config| {
+            let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            let linux = &mut config["linux"];
+            linux["uidMappings"] = mapping.clone();
+            linux["gidMappings"] = mapping;
+            let namespaces = linux["namespaces"].as_array_mut().expect("an array");
+            namespaces.push(json!({"type": "user"}));
+        })
+    }
+
     /// Adds a mount after those it has.
     pub fn mount(self, mount: Value) -> Self {
         self.edit(|config| {

@@ -7,6 +7,7 @@ use runvm_tests::{
     each_isolation,
 };
 use rustix::process::Signal;
+use serde_json::json;
 
 each_isolation! {
     a_descriptor_that_is_missing_is_named,
@@ -14,6 +15,7 @@ each_isolation! {
 }
 
 container_only! {
+    hooks_get_nothing_that_the_caller_has_open,
     sockets_of_activation_come_first_and_the_program_is_told,
 }
 
@@ -50,6 +52,24 @@ fn a_descriptor_that_is_missing_is_named(runtime: &Runtime) {
     let prepare = "exec 3<$1 4<&-; export LISTEN_PID=$$ LISTEN_FDS=2";
     run_after(runtime, prepare, &[], &bundle).refuses(1, &["LISTEN_FDS", "descriptor 4"]);
     assert_eq!(runtime.ids(), Vec::<String>::new());
+}
+
+fn hooks_get_nothing_that_the_caller_has_open(runtime: &Runtime) {
+    if runtime.skips_runc("runc leaves the descriptors of its caller open to hooks before 1.1.12") {
+        return;
+    }
+    let found = runtime.path("found");
+    // The list comes from a descriptor of its own.
+    let script = format!("ls /proc/self/fd | tr '\\n' ' ' >> {found}");
+    let hooks = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let bundle = runtime.bundle().args(&["true"]).edit(|config| {
+        config["hooks"] = json!({"createRuntime": hooks, "poststart": hooks, "poststop": hooks});
+    });
+    run_after(runtime, "exec 3<$1 9<$2", &["--preserve-fds", "1"], &bundle).exits(0);
+    assert_eq!(
+        std::fs::read_to_string(found).unwrap(),
+        "0 1 2 3 ".repeat(3)
+    );
 }
 
 fn sockets_of_activation_come_first_and_the_program_is_told(runtime: &Runtime) {

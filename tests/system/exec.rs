@@ -18,6 +18,7 @@ each_isolation! {
 
 container_only! {
     exec_can_run_in_a_cgroup_below,
+    exec_follows_the_program_out_of_a_cgroup_that_takes_no_process,
 }
 
 vm_only! {
@@ -55,6 +56,11 @@ fn exec_runs_where_the_program_runs(runtime: &Runtime) {
     container
         .exec_with(&flags, &["sh", "-c", same])
         .prints("sleep 1000 \n");
+
+    let flags = ["--user", "1000:1001", "-g", "100", "-g", "65534"];
+    container
+        .exec_with(&flags, &["id", "-G"])
+        .prints("1001 100 65534\n");
 
     // Input, output, errors and exit code are apart from the program's.
     let command = container.exec_command(&[], &["sh", "-c", "cat; echo error >&2; exit 9"]);
@@ -180,6 +186,32 @@ fn exec_can_run_in_a_cgroup_below(runtime: &Runtime) {
         exec(&format!("{prefix}{path}")).refuses(255, &[word]);
     }
     exec("no-such-controller:sub").refuses(255, &["no-such-controller"]);
+    container.end();
+}
+
+fn exec_follows_the_program_out_of_a_cgroup_that_takes_no_process(runtime: &Runtime) {
+    if runtime.skips_runc("runc looks at this on a unified host alone") {
+        return;
+    }
+    // A controller for the container's cgroup, which it can hand on.
+    let bundle = runtime.bundle().args(&["sleep", "1000"]).edit(|config| {
+        let limit = json!([{"pageSize": "2MB", "limit": 0}]);
+        config["linux"]["resources"]["hugepageLimits"] = limit;
+    });
+    let container = runtime.run_detached(&bundle, &[]);
+    let cgroups = cgroups_of(container.id());
+    let unified = cgroups
+        .iter()
+        .find(|path| path.join("cgroup.type").exists());
+    let unified = unified.expect("every host has a unified hierarchy");
+    fs::create_dir(unified.join("init")).unwrap();
+    let pid = container.state().pid.to_string();
+    fs::write(unified.join("init/cgroup.procs"), pid).unwrap();
+    fs::write(unified.join("cgroup.subtree_control"), "+hugetlb").unwrap();
+    let lines = container.exec(&["cat", "/proc/self/cgroup"]).succeeds();
+    let lines = lines.output();
+    let own = lines.lines().find(|line| line.starts_with("0::"));
+    assert!(own.is_some_and(|own| own.ends_with("/init")), "{lines}");
     container.end();
 }
 

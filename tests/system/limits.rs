@@ -11,6 +11,7 @@ each_isolation! {
 }
 
 container_only! {
+    a_cgroup_is_where_the_bundle_says,
     limits_are_written_to_the_cgroup,
 }
 
@@ -47,6 +48,30 @@ fn a_program_that_outgrows_its_memory_is_killed(runtime: &Runtime) {
         .run(&limited(&format!("sh -c '{grow}'; echo $?")))
         .exits(0);
     assert_eq!(outcome.output(), "137\n", "{outcome}");
+}
+
+fn a_cgroup_is_where_the_bundle_says(runtime: &Runtime) {
+    if runtime.skips_runc("runc leaves the cgroups above the container's behind") {
+        return;
+    }
+    let name = runtime.scratch().name().to_owned();
+    for path in [
+        format!("/{name}-top/{name}"),
+        format!("{name}-below/{name}"),
+    ] {
+        let bundle = runtime.bundle().args(&["sleep", "1000"]);
+        let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path));
+        let container = runtime.run_detached(&bundle, &[]);
+        let pid = container.state().pid;
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        // Relative ones begin at the runtime's own cgroup, or beside it.
+        let is_there = |line: &str| match path.strip_prefix('/') {
+            Some(_) => line.ends_with(&format!(":{path}")),
+            None => line.ends_with(&format!("/{path}")),
+        };
+        assert!(lines.lines().all(is_there), "{path}:\n{lines}");
+        container.end();
+    }
 }
 
 fn limits_are_written_to_the_cgroup(runtime: &Runtime) {

@@ -1,8 +1,9 @@
 //! What config.json's `process` says of the program: environment, user, rights and limits.
 
+use std::fs;
 use std::process::Command;
 
-use runvm_tests::{Input, Running, Runtime, container_only, each_isolation};
+use runvm_tests::{Input, Running, Runtime, container_only, each_isolation, skip};
 use serde_json::json;
 
 each_isolation! {
@@ -14,6 +15,7 @@ each_isolation! {
 }
 
 container_only! {
+    a_ceiling_is_raised_for_the_root_of_a_user_namespace_too,
     a_program_gets_the_descriptors_asked_for,
 }
 
@@ -72,6 +74,23 @@ fn a_program_has_the_rights_it_was_given(runtime: &Runtime) {
          CapBnd:\t0000000020000420\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n\
          1024\n1024\n1\n2\nmay not chown\n",
     );
+}
+
+fn a_ceiling_is_raised_for_the_root_of_a_user_namespace_too(runtime: &Runtime) {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.unwrap().trim(), 16).unwrap();
+    if effective & CAP_SYS_RESOURCE == 0 {
+        return skip("nobody may raise a limit here");
+    }
+    let limit = json!({"type": "RLIMIT_MSGQUEUE", "soft": 900_000, "hard": 1_900_000});
+    let bundle = runtime.bundle().user_namespace().edit(|config| {
+        config["process"]["rlimits"] = json!([limit]);
+    });
+    let bundle = bundle.shell("grep -i msgqueue /proc/self/limits | tr -s ' '");
+    let prints = runtime.run(&bundle).exits(0).output();
+    assert!(prints.contains(" 900000 1900000 "), "{prints}");
 }
 
 fn a_program_inherits_nothing_it_was_not_given(runtime: &Runtime) {

@@ -14,6 +14,7 @@ each_isolation! {
 }
 
 container_only! {
+    a_cgroup_that_may_be_written_to_is_its_users,
     every_namespace_is_another_than_the_hosts,
     a_namespace_can_be_joined_by_its_path,
 }
@@ -183,6 +184,33 @@ fn every_namespace_is_another_than_the_hosts(runtime: &Runtime) {
         assert_ne!(hosts.to_str(), Some(own), "{name}");
     }
     assert_eq!(lines.collect::<Vec<_>>(), ["lo", "lo"], "{outcome}");
+}
+
+fn a_cgroup_that_may_be_written_to_is_its_users(runtime: &Runtime) {
+    let is_v2 = fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    let made = |options: &[&str]| {
+        let bundle = runtime.bundle().user_namespace().edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut();
+            let namespaces = namespaces.expect("an array");
+            namespaces.retain(|namespace| namespace["type"] != "cgroup");
+            namespaces.push(json!({"type": "cgroup"}));
+            let mounts = config["mounts"].as_array_mut().expect("an array");
+            mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+            let options = [&["nosuid", "noexec", "nodev"], options].concat();
+            mounts.push(json!({
+                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                "options": options,
+            }));
+        });
+        let script = "cd /sys/fs/cgroup; [ -d pids ] && cd pids
+                      stat -c %u . cgroup.procs; mkdir sub 2>/dev/null && echo made";
+        let outcome = runtime.run(&bundle.shell(script));
+        outcome.output()
+    };
+    // Nobody's, as the host's root is in there, where it is not handed over.
+    let others = "65534\n65534\n";
+    assert_eq!(made(&[]), if is_v2 { "0\n0\nmade\n" } else { others });
+    assert_eq!(made(&["ro"]), others);
 }
 
 fn a_namespace_can_be_joined_by_its_path(runtime: &Runtime) {

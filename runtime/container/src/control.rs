@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxSeccomp;
-use runvm_oci::NamespaceKind;
+use runvm_oci::{LinuxIOPriority, LinuxPersonality, NamespaceKind, Scheduler};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -37,15 +37,13 @@ pub(crate) enum Order {
     /// Become a container's first process; config.json follows as bytes.
     Create(CreateOrder),
     /// Become one more process of a container; process.json follows as bytes.
-    Exec(ExecOrder),
+    Exec(Box<ExecOrder>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CreateOrder {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
-    /// As the caller's namespace has it: for the state that hooks get.
-    pub(crate) pid: u32,
     pub(crate) listener: i32,
     pub(crate) tasks: Vec<i32>,
     pub(crate) joins: Vec<(Kind, i32)>,
@@ -58,6 +56,8 @@ pub(crate) struct CreateOrder {
 pub(crate) struct ExecOrder {
     pub(crate) tasks: Vec<i32>,
     pub(crate) target: i32,
+    /// The id of the container, after which a new session keyring is named; `None` makes none.
+    pub(crate) keyring_of: Option<String>,
     /// `CLONE_NEW*` bits of the namespaces of the target to join.
     pub(crate) join: u32,
     /// The container's: bounding, effective, inheritable, permitted, ambient.
@@ -70,6 +70,16 @@ pub(crate) struct ExecOrder {
     pub(crate) apparmor_profile: Option<String>,
     /// The container's, for a process that names none.
     pub(crate) selinux_label: Option<String>,
+    /// The container's, for a process that names none.
+    pub(crate) umask: Option<u32>,
+    /// The container's, for a process that names none.
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The container's, for a process that names none.
+    pub(crate) io_priority: Option<LinuxIOPriority>,
+    /// The container's, for a process that names none.
+    pub(crate) scheduler: Option<Scheduler>,
+    /// The container's.
+    pub(crate) personality: Option<LinuxPersonality>,
     /// The container's: mode with flags, and nodes.
     pub(crate) memory_policy: Option<(i32, Vec<u32>)>,
     pub(crate) preserve_fds: u32,

@@ -8,7 +8,7 @@ use runvm_oci::{Idmap, Plan, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::control::{Control, CreateOrder, GoOn, Order, SourceAnswer, Stamps, Word};
 use crate::hooks::{self, HookError};
 use crate::idmap::{self, IdmapError};
@@ -16,9 +16,9 @@ use crate::init::monotonic_ns;
 use crate::namespaces::{Arrangement, NamespaceError};
 use crate::net_devices::{self, NetDeviceError};
 use crate::resctrl::{self, ResctrlError};
-use crate::seccomp::listener::{self, ContainerProcessState, ListenerError};
+use crate::seccomp::listener::{self, ListenerError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, mounts, start, supported};
+use crate::{ChildError, Unsupported, limits, mounts, start, supported};
 
 /// What to create a container from.
 pub struct CreateRequest<'a> {
@@ -82,6 +82,9 @@ pub enum CreateError {
     /// The way into the cgroup.
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
+    /// The container's cgroup, which is to be its own.
+    #[error("cannot hand the container its cgroup")]
+    Delegate(#[source] CgroupError),
     /// Descriptors for the process.
     #[error("cannot prepare the descriptors of the container's process")]
     Descriptors(#[source] io::Error),
@@ -139,6 +142,11 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, CreateError> {
     }
     let arrangement = Arrangement::new(request.plan)?;
     supported::check_sysctl(request.plan, &arrangement)?;
+    if let Some(cgroup) = request.cgroup {
+        cgroup
+            .delegate(request.plan)
+            .map_err(CreateError::Delegate)?;
+    }
     let listener = start::listen(request.state_dir).map_err(CreateError::Listen)?;
     let created = spawn(&request, &arrangement, listener).and_then(|(newborn, conversation)| {
         join_resctrl(&request, newborn.pid)?;
@@ -190,7 +198,7 @@ fn spawn(
     let (ours, theirs) = Control::pair().map_err(CreateError::Control)?;
     let entry = way_into(request.cgroup).map_err(CreateError::Cgroup)?;
     let mut inherited = Inherited::above(request.preserve_fds);
-    let (control, mut order) = pass_on(request, arrangement, &mut inherited, |inherited| {
+    let (control, order) = pass_on(request, arrangement, &mut inherited, |inherited| {
         let control = inherited.add(theirs.into())?;
         let listener = inherited.add(listener)?;
         let tasks = entry.tasks.into_iter().map(|tasks| inherited.add(tasks));
@@ -217,7 +225,9 @@ fn spawn(
     }
     .spawn()
     .map_err(CreateError::Spawn)?;
-    order.pid = spawned.pid;
+    let newborn = Newborn::new(spawned);
+    limits::raise_rlimits(newborn.pid, &plan.process.rlimits)
+        .map_err(|error| CreateError::Child(ChildError::new(&error)))?;
     let conversation = Conversation {
         control: ours,
         terminal: None,
@@ -227,7 +237,7 @@ fn spawn(
     let _ = conversation
         .control
         .send(&Order::Create(order), request.config, &[]);
-    Ok((Newborn::new(spawned), conversation))
+    Ok((newborn, conversation))
 }
 
 /// Collects the descriptors the process inherits, and its order with their numbers.
@@ -245,7 +255,6 @@ fn pass_on(
     let order = CreateOrder {
         id: request.id.to_owned(),
         bundle: request.bundle.to_owned(),
-        pid: 0,
         listener,
         tasks,
         joins,
@@ -290,7 +299,10 @@ impl Conversation {
                     let idmap = idmap_of(request.plan, index);
                     self.send_source(&path, recursive, idmap, newborn.pid)?;
                 }
-                Word::Listener => self.forward_listener(request, &newborn)?,
+                Word::Listener => {
+                    let state = state(request, newborn.pid);
+                    listener::forward_of(request.plan, &newborn, self.control.as_fd(), state)?;
+                }
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
                 Word::Failed(error) => return Err(CreateError::Child(error)),
                 Word::Ready {
@@ -320,24 +332,6 @@ impl Conversation {
         self.control
             .send(&answer, &[], &fds)
             .map_err(CreateError::Control)
-    }
-
-    fn forward_listener(
-        &self,
-        request: &CreateRequest<'_>,
-        newborn: &Newborn,
-    ) -> Result<(), CreateError> {
-        let seccomp = request.plan.seccomp.as_ref();
-        let path = seccomp.and_then(|seccomp| seccomp.listener_path().as_deref());
-        // Without them the process would not have asked.
-        let (Some(path), Some(pidfd)) = (path, newborn.pidfd()) else {
-            return Err(CreateError::Control(io::ErrorKind::InvalidData.into()));
-        };
-        let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
-        let state = state(request, newborn.pid);
-        let state = ContainerProcessState::new(state, newborn.pid, metadata);
-        listener::forward(self.control.as_fd(), pidfd, path, &state)?;
-        Ok(())
     }
 
     fn created(
@@ -378,7 +372,7 @@ fn on_own_clock(plan: &Plan, entered_ns: u64) -> u64 {
 
 fn state(request: &CreateRequest<'_>, pid: u32) -> State {
     State {
-        oci_version: State::OCI_VERSION.into(),
+        oci_version: request.plan.oci_version.clone(),
         id: request.id.to_owned(),
         status: Status::Creating,
         pid,

@@ -79,11 +79,8 @@ pub(crate) fn assume(
 ) -> Result<Vec<String>, CredentialError> {
     let held = read(CapSet::Permitted)?;
     let kept = keep.bits() & held;
-    let Some(wanted) = &process.capabilities else {
-        change_user_alone(proc_fs, &process.user, kept)?;
-        return Ok(Vec::new());
-    };
-    let (mut wanted, warnings) = attainable(wanted, held);
+    let wanted = process.capabilities.unwrap_or_default();
+    let (mut wanted, warnings) = attainable(&wanted, held);
     drop_from_bounding(wanted.bounding)?;
     set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
     change_user(proc_fs, &process.user)?;
@@ -97,22 +94,6 @@ fn read(kind: CapSet) -> Result<u64, CredentialError> {
     Ok(mask(
         &caps::read(None, kind).map_err(CredentialError::Held)?,
     ))
-}
-
-/// The kernel takes the capabilities from all users but root, but for those `kept`.
-fn change_user_alone(proc_fs: &ProcFs, user: &User, kept: u64) -> Result<(), CredentialError> {
-    if kept == 0 || user.uid == 0 {
-        return change_user(proc_fs, user);
-    }
-    let inheritable = read(CapSet::Inheritable)?;
-    set_keep_capabilities(true).map_err(|errno| CredentialError::Keep(errno.into()))?;
-    change_user(proc_fs, user)?;
-    set(&Capabilities {
-        effective: kept,
-        permitted: kept,
-        inheritable,
-        ..Capabilities::default()
-    })
 }
 
 /// What can be had of `wanted` by one who holds `held`: nobody can give what he does not have.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use runvm_oci::{NamespaceKind, Plan, Process};
+use runvm_oci::{NamespaceKind, Plan, Process, State};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
 
@@ -11,8 +11,9 @@ use crate::cgroup::{Cgroup, Entry, SubCgroup, SubCgroupError};
 use crate::control::{Control, ExecOrder, Order, Word};
 use crate::namespaces::{self, Source, source};
 use crate::resctrl::{self, ResctrlError};
+use crate::seccomp::listener::{self, ListenerError};
 use crate::spawn::{Inherited, Newborn, Stdio, init_argv, sealed_self, way_into};
-use crate::{ChildError, Unsupported, supported};
+use crate::{ChildError, Unsupported, limits, supported};
 
 /// `CLONE_NEWPID` (linux/sched.h).
 const CLONE_NEWPID: u32 = 0x2000_0000;
@@ -27,8 +28,8 @@ pub struct ExecRequest<'a> {
     pub plan: &'a Plan,
     /// The container's first process: its namespaces are joined.
     pub target: &'a PidFd,
-    /// Its pid.
-    pub target_pid: u32,
+    /// The container's state.
+    pub state: &'a State,
     /// The container's cgroup.
     pub cgroup: Option<&'a Cgroup>,
     /// Cgroups below it to run in, in the hierarchies that they are in.
@@ -37,6 +38,8 @@ pub struct ExecRequest<'a> {
     pub stdio: Option<Stdio>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
+    /// Whether the program keeps the caller's session keyring.
+    pub no_new_keyring: bool,
 }
 
 /// A process that runs its program.
@@ -97,6 +100,9 @@ pub enum ExecError {
         /// As a shell has it: 128 more than the signal.
         code: i32,
     },
+    /// The seccomp agent does not get its listener.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The process says what it could not do.
     #[error("cannot run the process in the container")]
     Child(#[source] ChildError),
@@ -105,21 +111,21 @@ pub enum ExecError {
 /// Runs one more process in a container; returns when its program has been executed. The process
 /// is a child of the caller.
 pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
-    supported::check_exec(request.plan, request.process)?;
+    supported::check_exec(request.process)?;
     if request.process.terminal == request.stdio.is_some() {
         return Err(ExecError::Stdio);
     }
     // A process cannot be born in a pid namespace that is going away; tell why.
     if request.target.has_exited().map_err(ExecError::Control)? {
         return Err(ExecError::NotRunning {
-            pid: request.target_pid,
+            pid: request.state.pid,
         });
     }
     let (newborn, control) = spawn(&request)?;
     if request.plan.intel_rdt.is_some() {
-        resctrl::follow(request.target_pid, newborn.pid).map_err(ExecError::Resctrl)?;
+        resctrl::follow(request.state.pid, newborn.pid).map_err(ExecError::Resctrl)?;
     }
-    until_executed(newborn, control)
+    until_executed(&request, newborn, control)
 }
 
 fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
@@ -134,31 +140,49 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let tasks = entry.tasks.into_iter().map(add);
     let tasks = tasks.collect::<Result<_, _>>()?;
     let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
-    let gateway = gateway(request, has_pid_namespace);
-    let through_gateway = gateway.is_some();
-    let spawned = Spawn {
-        executable: executable.as_fd(),
-        argv: &init_argv(control),
-        envp: &[],
-        stdio: request.stdio.as_ref().map(Stdio::borrow),
-        inherit: &inherited.borrow(),
-        preserve: request.preserve_fds,
-        new_namespaces: 0,
-        pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
-        cgroup: entry.unified.as_ref().map(AsFd::as_fd),
-        dies_with_parent: true,
-        gateway,
-        write_id_maps: None,
-    }
-    .spawn()
-    .map_err(ExecError::Spawn)?;
+    let through_gateway = gateway(request, has_pid_namespace).is_some();
+    let spawn_in = |unified: Option<OwnedFd>| {
+        Spawn {
+            executable: executable.as_fd(),
+            argv: &init_argv(control),
+            envp: &[],
+            stdio: request.stdio.as_ref().map(Stdio::borrow),
+            inherit: &inherited.borrow(),
+            preserve: request.preserve_fds,
+            new_namespaces: 0,
+            pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            dies_with_parent: true,
+            gateway: gateway(request, has_pid_namespace),
+            write_id_maps: None,
+        }
+        .spawn()
+    };
+    let spawned = match (spawn_in(entry.unified), request.cgroup) {
+        (Err(SpawnError::Clone { source, .. }), Some(cgroup))
+            if is_busy(&source) && request.sub_cgroups.is_empty() =>
+        {
+            let beside = cgroup.entry_beside(request.state.pid);
+            spawn_in(beside.map_err(ExecError::Cgroup)?.unified)
+        }
+        (spawned, _) => spawned,
+    };
+    let spawned = spawned.map_err(ExecError::Spawn)?;
+    let newborn = Newborn::new(spawned);
+    limits::raise_rlimits(newborn.pid, &request.process.rlimits)
+        .map_err(|error| ExecError::Child(ChildError::new(&error)))?;
     let mut order = order(request, target, tasks);
     if through_gateway {
         order.join &= !CLONE_NEWUSER;
     }
     // A process that has died by now is found out when its answer is waited for.
-    let _ = ours.send(&Order::Exec(order), request.process_json, &[]);
-    Ok((Newborn::new(spawned), ours))
+    let _ = ours.send(&Order::Exec(Box::new(order)), request.process_json, &[]);
+    Ok((newborn, ours))
+}
+
+/// EBUSY of clone3(2): the cgroup has handed controllers to those below it.
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
 }
 
 /// For a caller without privileges: only from within the user namespace, which is its own, can it
@@ -193,6 +217,7 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
     ExecOrder {
         tasks,
         target,
+        keyring_of: (!request.no_new_keyring).then(|| request.state.id.clone()),
         join: namespaces::all_flags(request.plan) & !CLONE_NEWPID,
         capabilities: container.capabilities.map(|sets| {
             [
@@ -207,6 +232,11 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
         seccomp: request.plan.seccomp.clone(),
         apparmor_profile: container.apparmor_profile.clone(),
         selinux_label: container.selinux_label.clone(),
+        umask: container.user.umask,
+        oom_score_adj: container.oom_score_adj,
+        io_priority: container.io_priority,
+        scheduler: container.scheduler.clone(),
+        personality: request.plan.personality.clone(),
         memory_policy: (request.plan.memory_policy.as_ref())
             .map(|policy| (policy.mode | policy.flags, policy.nodes.clone())),
         preserve_fds: request.preserve_fds,
@@ -214,7 +244,11 @@ fn order(request: &ExecRequest<'_>, target: i32, tasks: Vec<i32>) -> ExecOrder {
 }
 
 /// The end of the conversation is the execve: it closes the process's end.
-fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, ExecError> {
+fn until_executed(
+    request: &ExecRequest<'_>,
+    newborn: Newborn,
+    mut control: Control,
+) -> Result<Executed, ExecError> {
     let mut terminal = None;
     let mut ready = None;
     while let Some(frame) = control.receive::<Word>().map_err(ExecError::Control)? {
@@ -222,8 +256,12 @@ fn until_executed(newborn: Newborn, mut control: Control) -> Result<Executed, Ex
             Word::Terminal => terminal = frame.fds.into_iter().next(),
             Word::Ready { warnings, .. } => ready = Some(warnings),
             Word::Failed(error) => return Err(ExecError::Child(error)),
+            Word::Listener => {
+                let state = request.state.clone();
+                listener::forward_of(request.plan, &newborn, control.as_fd(), state)?;
+            }
             // Only the first process of a container asks for these.
-            Word::Listener | Word::RuntimeHooks | Word::Source { .. } => {}
+            Word::RuntimeHooks | Word::Source { .. } => {}
         }
     }
     let Some(warnings) = ready else {

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use runvm_oci::{Hook, State};
+use runvm_oci::{Hook, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::command::tie_to_caller;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{Access, MemfdFlags, access, memfd_create};
 
 /// Why a hook did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +108,7 @@ fn run_one(
     // Files and not pipes: a hook may leave its input unread, and may print without end in sight.
     let input = state_file(state).map_err(failed_state)?;
     let mut output = memory_file().map_err(failed_state)?;
-    let mut child = command(hook, input, &output)
+    let mut child = command(hook, state, input, &output)
         .and_then(|mut command| command.spawn())
         .map_err(failed_run)?;
     let end = wait(&child, hook.timeout, container);
@@ -136,15 +136,23 @@ fn run_one(
     }
 }
 
-fn command(hook: &Hook, input: File, output: &File) -> io::Result<Command> {
+fn command(hook: &Hook, state: &State, input: File, output: &File) -> io::Result<Command> {
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
-    let env = hook.env.iter();
+    if let Some(env) = &hook.env {
+        let pairs = env.iter();
+        command
+            .env_clear()
+            .envs(pairs.map(|pair| pair.split_once('=').unwrap_or((pair.as_str(), ""))));
+    }
+    // As with other runtimes, what a hook names without a slash is in the bundle, unless the root
+    // of a user namespace may not go there.
+    if state.status == Status::Creating && access(&state.bundle, Access::EXEC_OK).is_ok() {
+        command.current_dir(&state.bundle);
+    }
     command
-        .env_clear()
-        .envs(env.map(|pair| pair.split_once('=').unwrap_or((pair.as_str(), ""))))
         .stdin(input)
         .stdout(Stdio::from(output.try_clone()?))
         .stderr(Stdio::from(output.try_clone()?))
@@ -226,13 +234,12 @@ fn quote(output: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runvm_oci::Status;
 
     fn shell(script: &str, timeout: Option<Duration>) -> Hook {
         Hook {
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec!["WHO=hook".into()],
+            env: Some(vec!["WHO=hook".into()]),
             timeout,
         }
     }
@@ -243,7 +250,7 @@ mod tests {
             id: "c1".into(),
             status: Status::Creating,
             pid: 7,
-            bundle: "/bundle".into(),
+            bundle: "/usr".into(),
             annotations: Default::default(),
         }
     }
@@ -259,6 +266,13 @@ mod tests {
             None,
         )
         .unwrap();
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_has_the_runtimes_and_starts_in_the_bundle() {
+        let mut hook = shell(r#"test -n "$PATH" && test "$PWD" = /usr"#, None);
+        hook.env = None;
+        run("prestart", &[hook], &state(), None).unwrap();
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::io;
 use nix::sys::personality::{self, Persona};
 use runvm_oci::{LinuxIOPriority, LinuxPersonality, Process, Rlimit, Scheduler};
 use runvm_sys::sched::{self, SchedAttr};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, getrlimit, prlimit, setrlimit};
 
 use crate::proc_fs::ProcFs;
 
@@ -52,20 +53,21 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// Raises the ceilings that have to be raised, while privileges are held and failing is `create`'s
-/// affair. What is lowered, and could hinder the set-up itself, waits for [`set_rlimits`].
-pub(crate) fn raise_rlimits(rlimits: &[Rlimit]) -> Result<(), LimitError> {
+/// Raises the ceilings of the child `pid` that have to be raised: by the caller, since the root of
+/// a user namespace may not. What is lowered, and could hinder the set-up itself, waits for
+/// [`set_rlimits`].
+pub(crate) fn raise_rlimits(pid: u32, rlimits: &[Rlimit]) -> Result<(), LimitError> {
     for rlimit in rlimits {
         let (resource, name) = resource(rlimit.resource)?;
+        // The child has the caller's. `None` is unlimited.
         let now = getrlimit(resource);
-        // `None` is unlimited.
-        let ceiling = now.maximum.unwrap_or(u64::MAX);
-        if rlimit.hard > ceiling {
+        if rlimit.hard > now.maximum.unwrap_or(u64::MAX) {
             let raised = rustix::process::Rlimit {
                 current: now.current,
                 maximum: value(rlimit.hard),
             };
-            set_rlimit(resource, raised, name, rlimit)?;
+            prlimit(Pid::from_raw(pid.cast_signed()), resource, raised)
+                .map_err(failed(name, rlimit))?;
         }
     }
     Ok(())
@@ -79,23 +81,19 @@ pub(crate) fn set_rlimits(rlimits: &[Rlimit]) -> Result<(), LimitError> {
             current: value(rlimit.soft),
             maximum: value(rlimit.hard),
         };
-        set_rlimit(resource, limits, name, rlimit)?;
+        setrlimit(resource, limits).map_err(failed(name, rlimit))?;
     }
     Ok(())
 }
 
-fn set_rlimit(
-    resource: Resource,
-    limits: rustix::process::Rlimit,
-    name: &'static str,
-    asked: &Rlimit,
-) -> Result<(), LimitError> {
-    setrlimit(resource, limits).map_err(|errno| LimitError::Rlimit {
+fn failed(name: &'static str, asked: &Rlimit) -> impl Fn(Errno) -> LimitError {
+    let (soft, hard) = (Limit(asked.soft), Limit(asked.hard));
+    move |errno| LimitError::Rlimit {
         name,
-        soft: Limit(asked.soft),
-        hard: Limit(asked.hard),
+        soft,
+        hard,
         source: errno.into(),
-    })
+    }
 }
 
 fn value(limit: u64) -> Option<u64> {

@@ -1,5 +1,7 @@
 //! The program: where it starts, what its home is, which file it is, and the last call.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ffi::{CString, NulError};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,6 +14,8 @@ use runvm_oci::Process;
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
 use rustix::io::Errno;
 use rustix::process::{chdir, getcwd};
+
+use crate::rootfs::Rootfs;
 
 /// Why the program does not run. The words after "exec" are those engines look for.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,12 @@ pub(crate) enum ProgramError {
     Execute { path: PathBuf, source: io::Error },
     #[error("process.args or process.env has a nul byte")]
     Nul(#[source] NulError),
+}
+
+/// Makes the working directory where it is missing, as other runtimes do. Where that cannot be,
+/// the change to it tells why.
+pub(crate) fn make_directory(rootfs: &Rootfs, cwd: &Path) {
+    let _ = rootfs.make_dir(cwd);
 }
 
 /// Changes to the working directory. `Retry` says that it may be reached by the program's user
@@ -79,16 +89,11 @@ impl Program {
     /// Finds the program's file as its user sees it, and completes its environment.
     pub(crate) fn find(process: &Process) -> Result<Self, ProgramError> {
         let name = process.args.first().map_or("", String::as_str);
-        let path = find(name, &process.env)?;
-        let mut envp = terminated(&process.env)?;
-        if !process.env.iter().any(|pair| pair.starts_with("HOME=")) {
-            let home = home_of(process.user.uid).unwrap_or_else(|| "/".into());
-            envp.extend(terminated(&[format!("HOME={home}")])?);
-        }
+        let env = environment(process);
         Ok(Self {
-            path,
-            argv: terminated(&process.args)?,
-            envp,
+            path: find(name, &env)?,
+            argv: terminated(process.args.iter().map(String::as_str))?,
+            envp: terminated(env.iter().map(AsRef::as_ref))?,
         })
     }
 
@@ -108,14 +113,33 @@ impl Program {
     }
 }
 
-fn terminated(strings: &[String]) -> Result<Vec<CString>, ProgramError> {
-    let terminated = strings.iter().map(|string| CString::new(string.as_str()));
-    terminated
+fn terminated<'a>(strings: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, ProgramError> {
+    strings
+        .map(CString::new)
         .collect::<Result<_, _>>()
         .map_err(ProgramError::Nul)
 }
 
-fn find(name: &str, env: &[String]) -> Result<PathBuf, ProgramError> {
+/// What the program gets of `process.env`: of a name that is there twice the last value, and a
+/// home directory unless it says one.
+fn environment(process: &Process) -> Vec<Cow<'_, str>> {
+    let mut seen = HashSet::new();
+    let name = |pair: &'_ str| pair.find('=').unwrap_or(pair.len());
+    let last = process.env.iter().rev().map(String::as_str);
+    let mut env: Vec<Cow<'_, str>> = last
+        .filter(|pair| seen.insert(&pair[..name(pair)]))
+        .filter(|pair| *pair != "HOME=")
+        .map(Cow::from)
+        .collect();
+    env.reverse();
+    if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+        let home = home_of(process.user.uid).unwrap_or_else(|| "/".into());
+        env.push(format!("HOME={home}").into());
+    }
+    env
+}
+
+fn find(name: &str, env: &[Cow<'_, str>]) -> Result<PathBuf, ProgramError> {
     if name.contains('/') {
         let path = PathBuf::from(name);
         return match executable(&path) {
@@ -131,7 +155,12 @@ fn find(name: &str, env: &[String]) -> Result<PathBuf, ProgramError> {
     }
     let search = env.iter().find_map(|pair| pair.strip_prefix("PATH="));
     let mut refused = None;
-    for dir in search.unwrap_or_default().split(':') {
+    // Without a PATH there is nowhere to look: the working directory least of all.
+    for dir in search
+        .into_iter()
+        .filter(|path| !path.is_empty())
+        .flat_map(|path| path.split(':'))
+    {
         // An empty entry is the working directory (execvp(3)).
         let dir = if dir.is_empty() { "." } else { dir };
         let path = Path::new(dir).join(name);
@@ -201,11 +230,25 @@ mod tests {
 
     #[test]
     fn a_program_is_looked_for_in_the_path_of_its_own_environment() {
-        let env = ["PATH=/nowhere:/bin".to_owned()];
+        let env = ["PATH=/nowhere:/bin".into()];
         assert_eq!(find("sh", &env).unwrap(), Path::new("/bin/sh"));
         let error = find("no-such-program", &env).unwrap_err().to_string();
         assert!(error.contains("executable file not found in $PATH"));
         assert!(matches!(find("", &env), Err(ProgramError::NotInPath(_))));
+        for env in [vec![], vec!["PATH=".into()]] {
+            assert!(matches!(find("sh", &env), Err(ProgramError::NotInPath(_))));
+        }
+    }
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_last_value_counts() {
+        let env = ["HOME=/override", "A=1", "B", "A=2=3", "C=\n", "HOME="];
+        let json =
+            serde_json::json!({"args": ["x"], "cwd": "/", "user": {"uid": 4_000_000_000_u32}});
+        let mut process = Process::parse(json.to_string().as_bytes()).unwrap();
+        process.env = env.map(str::to_owned).into();
+        let env = environment(&process);
+        assert_eq!(env, ["B", "A=2=3", "C=\n", "HOME=/"]);
     }
 
     #[test]

@@ -8,9 +8,6 @@ use crate::security;
 /// A part of the plan that the engine does not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// A field of config.json that is not acted on yet.
-    #[error("{0} is not supported yet")]
-    Field(String),
     /// A profile or label for a security module that the host does not run.
     #[error("{field} needs {module}, which is not enabled on this host")]
     SecurityModule {
@@ -60,22 +57,8 @@ pub(crate) fn check_sysctl(plan: &Plan, arrangement: &Arrangement) -> Result<(),
 }
 
 /// The same for a further process.
-pub(crate) fn check_exec(plan: &Plan, process: &Process) -> Result<(), Unsupported> {
-    check_process(process, "")?;
-    // The agent would have to be told of the container, which the request does not name.
-    first(&[(
-        asks_agent(plan),
-        "linux.seccomp: SCMP_ACT_NOTIFY in a further process",
-    )])
-}
-
-fn asks_agent(plan: &Plan) -> bool {
-    let syscalls = plan
-        .seccomp
-        .iter()
-        .filter_map(|seccomp| seccomp.syscalls().as_ref());
-    let mut actions = syscalls.flatten().map(|syscall| syscall.action());
-    actions.any(|action| action == oci_spec::runtime::LinuxSeccompAction::ScmpActNotify)
+pub(crate) fn check_exec(process: &Process) -> Result<(), Unsupported> {
+    check_process(process, "")
 }
 
 fn check_process(process: &Process, prefix: &str) -> Result<(), Unsupported> {
@@ -92,13 +75,6 @@ fn absent(field: &str, module: &'static str) -> Unsupported {
     Unsupported::SecurityModule {
         field: field.to_owned(),
         module,
-    }
-}
-
-fn first(refused: &[(bool, &str)]) -> Result<(), Unsupported> {
-    match refused.iter().find(|(present, _)| *present) {
-        Some((_, field)) => Err(Unsupported::Field((*field).to_owned())),
-        None => Ok(()),
     }
 }
 

@@ -31,12 +31,13 @@ fn one(field: &str, hook: document::Hook) -> Result<Hook, ConfigError> {
     })?;
     let args = hook.args.unwrap_or_default();
     check::texts(&format!("{field}.args"), &args)?;
-    let env = hook.env.unwrap_or_default();
-    check::environment(&format!("{field}.env"), &env)?;
+    if let Some(env) = &hook.env {
+        check::environment(&format!("{field}.env"), env)?;
+    }
     Ok(Hook {
         path: check::absolute(format_args!("{field}.path"), path)?,
         args,
-        env,
+        env: hook.env,
         timeout: hook
             .timeout
             .map(|seconds| timeout(field, seconds))

@@ -92,7 +92,7 @@ pub struct Process {
     pub env: Vec<String>,
     /// Absolute, inside the container.
     pub cwd: PathBuf,
-    /// `None` leaves capabilities as the kernel does for the user.
+    /// `None` is the container's own for one more process, and no capability for the first.
     pub capabilities: Option<Capabilities>,
     /// `rlimits`, each type at most once.
     pub rlimits: Vec<Rlimit>,
@@ -358,8 +358,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// `argv`, its first element included; empty means the path alone.
     pub args: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<String>,
+    /// The whole environment; `None` is that of the process that runs it.
+    pub env: Option<Vec<String>>,
     /// When to give it up.
     pub timeout: Option<Duration>,
 }

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// The version of the specification this document follows.
+    /// config.json's `ociVersion`.
     pub oci_version: String,
     /// The container's id.
     pub id: String,
     /// Where in its life it is.
     pub status: Status,
-    /// The pid of its first process as the runtime sees it; 0 when there is none.
+    /// The pid of its first process as the reader sees it: a hook in the container's namespaces
+    /// reads that in the container. 0 when there is none.
     pub pid: u32,
     /// The absolute path of its bundle.
     pub bundle: PathBuf,

@@ -21,8 +21,11 @@ const VERSION: &str = concat!(
 /// An OCI runtime that runs a bundle as a namespaced container or inside a KVM microVM.
 #[derive(Debug, Parser)]
 #[command(name = "runvm", version = VERSION, propagate_version = false, infer_long_args = false)]
-#[command(disable_help_subcommand = true)]
+#[command(disable_help_subcommand = true, disable_version_flag = true)]
 pub(crate) struct Cli {
+    /// Print the version
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]

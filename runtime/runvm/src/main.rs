@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod foreground;
 mod logger;
+mod notify;
 mod preserved;
 mod waterfall;
 
@@ -24,6 +25,11 @@ fn main() -> ExitCode {
     };
     // Before anything is opened; an error is for the log, which is opened next.
     let preserved = Preserved::find(&cli.command);
+    // What the caller forgot to close is no affair of hooks and helper programs.
+    if let Err(error) = runvm_sys::inherited::close_on_exec_from(3) {
+        eprintln!("runvm: cannot mark the inherited descriptors to be closed: {error}");
+        return ExitCode::FAILURE;
+    }
     let logger = match Logger::open(&cli.global) {
         Ok(logger) => logger,
         Err(error) => {

@@ -50,21 +50,34 @@ impl Preserved {
     /// is 1.
     pub(crate) fn tell_program(self, config: &[u8]) -> anyhow::Result<Vec<u8>> {
         let mut config: Value = serde_json::from_slice(config)?;
-        let env = &mut config["process"]["env"];
-        if !env.is_array() {
-            *env = json!([]);
-        }
-        if let Some(env) = env.as_array_mut() {
-            let is_ours = |pair: &Value| {
-                let pair = pair.as_str().unwrap_or_default();
-                pair.starts_with("LISTEN_FDS=") || pair.starts_with("LISTEN_PID=")
-            };
-            env.retain(|pair| !is_ours(pair));
-            env.push(json!(format!("LISTEN_FDS={}", self.activated)));
-            env.push(json!("LISTEN_PID=1"));
-        }
+        let count = self.activated.to_string();
+        set_env(
+            &mut config,
+            &[("LISTEN_FDS", count), ("LISTEN_PID", "1".to_owned())],
+        );
         Ok(serde_json::to_vec(&config)?)
     }
+}
+
+/// Sets environment variables of a configuration's process, whatever it says of them itself.
+pub(crate) fn set_env(config: &mut Value, variables: &[(&str, String)]) {
+    let env = &mut config["process"]["env"];
+    if !env.is_array() {
+        *env = json!([]);
+    }
+    let Some(env) = env.as_array_mut() else {
+        return;
+    };
+    let name = |pair: &Value| {
+        let pair = pair.as_str().unwrap_or_default();
+        pair.split('=').next().unwrap_or_default().to_owned()
+    };
+    env.retain(|pair| variables.iter().all(|(ours, _)| *ours != name(pair)));
+    env.extend(
+        variables
+            .iter()
+            .map(|(name, value)| json!(format!("{name}={value}"))),
+    );
 }
 
 /// How many descriptors were passed to this process by socket activation; those meant for

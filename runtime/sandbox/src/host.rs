@@ -8,11 +8,10 @@ use std::io;
 
 use runvm_container::cgroup::Cgroup;
 use runvm_container::{CreateRequest, ExecRequest};
-use runvm_oci::{LinuxResources, Plan};
+use runvm_oci::{LinuxResources, Plan, Status};
 use runvm_sys::PidFd;
 
 use crate::phases::Stamps;
-use crate::record::ProcessIdentity;
 use crate::{
     Attached, BackendError, Blueprint, Built, Directory, Exec, Isolation, OomWatch, Record,
     Sandbox, Settings, Usage,
@@ -85,13 +84,13 @@ enum ReachError {
 
 impl Container<'_> {
     /// A handle on the container's first process, checked to be that and no later owner of its pid.
-    fn first_process(&self) -> Result<(ProcessIdentity, PidFd), ReachError> {
+    fn first_process(&self) -> Result<PidFd, ReachError> {
         let process = self.record.process.ok_or(ReachError::Gone)?;
         let pidfd = process.open().map_err(|source| ReachError::Open {
             pid: process.pid,
             source,
         })?;
-        Ok((process, pidfd.ok_or(ReachError::Gone)?))
+        pidfd.ok_or(ReachError::Gone)
     }
 
     fn cgroup(&self) -> Result<Cgroup, BackendError> {
@@ -111,23 +110,25 @@ impl Sandbox for Container<'_> {
     }
 
     fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
-        let (process, target) = self.first_process()?;
+        let target = self.first_process()?;
         let cgroup = self.record.cgroup()?;
         let executed = runvm_container::exec(ExecRequest {
             process: exec.process,
             process_json: exec.process_json,
             plan: exec.plan,
             target: &target,
-            target_pid: process.pid,
+            state: &self.record.state(Status::Running),
             cgroup: cgroup.as_ref(),
             stdio: (!exec.process.terminal).then_some(exec.stdio),
             preserve_fds: exec.preserve_fds,
+            no_new_keyring: self.record.no_new_keyring,
             sub_cgroups: exec.sub_cgroups,
         })?;
         Ok(Attached {
             pid: executed.pid,
             pidfd: executed.pidfd,
             terminal: executed.terminal,
+            warnings: executed.warnings,
         })
     }
 

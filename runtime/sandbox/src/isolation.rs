@@ -141,6 +141,8 @@ pub struct Attached {
     pub pidfd: PidFd,
     /// The host's side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// What is odd, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// What a sandbox has used since it was made.

@@ -3,12 +3,13 @@
 mod console;
 mod create;
 mod delete;
+mod notify;
 mod observe;
 mod pause;
 mod update;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runvm_container::cgroup::{CgroupError, SubCgroup};
@@ -24,6 +25,7 @@ use console::Announcement;
 pub use console::{Console, ConsoleError, HandOverError};
 pub use create::{CreateError, CreateRequest, Created, create};
 pub use delete::{DeleteError, delete};
+pub use notify::{NotifyError, Readiness};
 pub use observe::ObserveError;
 pub use pause::PauseError;
 pub use update::UpdateError;
@@ -340,7 +342,7 @@ impl Container {
             status if Operation::Exec.is_legal_from(status) => {}
             status => return Err(ExecError::Status { id: id(), status }),
         }
-        let process = Process::parse(request.process_json)
+        let (process, mut warnings) = Process::parse_warned(request.process_json)
             .map_err(|source| ExecError::Process { id: id(), source })?;
         request.console.check(process.terminal)?;
         let plan = self
@@ -359,10 +361,12 @@ impl Container {
             pidfd_socket: request.pidfd_socket,
             kind: "setns",
         };
-        let attached = self
+        let mut attached = self
             .sandbox()
             .exec(exec)
             .map_err(|source| ExecError::Backend { id: id(), source })?;
+        warnings.append(&mut attached.warnings);
+        attached.warnings = warnings;
         hand_over(attached, request.console, announcement)
     }
 
@@ -377,6 +381,11 @@ impl Container {
 /// Reads the configuration that `directory` keeps of a container from `bundle`.
 fn read_plan(directory: &Directory, bundle: &Path) -> Result<Plan, ReadConfigError> {
     Ok(Plan::parse(&directory.read_config()?, bundle)?)
+}
+
+/// The directory, in the state directory of a container, that is bound into it for sd_notify(3).
+pub fn notify_directory(state: &Path) -> PathBuf {
+    state.join(notify::DIRECTORY)
 }
 
 /// Hands a process over as the engine wants it; ends one that cannot be.

@@ -33,6 +33,9 @@ pub struct Record {
     pub owner_uid: u32,
     /// config.json's annotations and the runtime's own (`dev.runvm.*`).
     pub annotations: BTreeMap<String, String>,
+    /// Whether its processes keep the session keyring of whoever makes them.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// Its cgroup; absent until made.
     pub cgroup: Option<CgroupRecord>,
     /// The process that stands for it; absent while it is being made.

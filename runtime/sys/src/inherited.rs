@@ -64,6 +64,17 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes close-on-exec from the `count` descriptors from 3 on.
+pub fn keep_over_exec(count: u32) -> io::Result<()> {
+    for number in 3..3_u32.saturating_add(count) {
+        // SAFETY: only the flags of the number are touched; an unused number gives EBADF.
+        if unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Duplicates the descriptor with number `number` to one at or above `at_least`, close-on-exec.
 pub fn duplicate(number: RawFd, at_least: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the borrow lasts for the one call; a number that is not open gives EBADF.

@@ -66,6 +66,20 @@ pub enum CgroupError {
         /// Its cgroup.type.
         kind: String,
     },
+    /// What enters the cgroup stands still.
+    #[error("cgroup {} is unexpectedly frozen", path.display())]
+    Frozen {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The cgroup cannot be handed to the container's root.
+    #[error("cannot hand over {}", path.display())]
+    Delegate {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A limit needs a controller that is not to be had here.
     #[error("cannot set {field}: no {controller} controller for cgroup {}{why}", path.display())]
     NoController {

@@ -9,6 +9,7 @@
 //! itself; see [`Cgroup::entry`].
 
 mod controllers;
+mod delegate;
 mod devices;
 mod error;
 mod file;
@@ -131,8 +132,26 @@ impl Cgroup {
             refuse_if_threaded(place)?;
             inherit_cpuset(place)?;
         }
+        self.refuse_if_frozen()?;
         self.set_limits(resources)?;
         self.set_devices(policy, Before::Nothing)
+    }
+
+    /// A process that entered would never come to report that it is ready.
+    fn refuse_if_frozen(&self) -> Result<(), CgroupError> {
+        let Ok(place) = self.freezer() else {
+            return Ok(());
+        };
+        match processes::would_freeze(place) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(CgroupError::Frozen {
+                path: place.full_path(),
+            }),
+            Err(source) => Err(CgroupError::Read {
+                path: place.full_path(),
+                source,
+            }),
+        }
     }
 
     /// Opens the cgroup of a record again. Directories that are gone are no error here.

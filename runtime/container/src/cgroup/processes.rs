@@ -95,6 +95,17 @@ pub(super) fn is_frozen(place: &Place) -> io::Result<bool> {
     }
 }
 
+/// Whether a process that enters the cgroup is stopped there, also for the sake of a parent.
+pub(super) fn would_freeze(place: &Place) -> io::Result<bool> {
+    match place.version {
+        Version::V1 => is_frozen(place),
+        Version::V2 => Ok(place
+            .read("cgroup.events")?
+            .lines()
+            .any(|line| line == "frozen 1")),
+    }
+}
+
 /// The v1 freezer tells nobody when it is done, and a fork at the wrong moment stops it halfway
 /// until it is asked again (freezer-subsystem.rst): so it is asked until it is done.
 fn set_frozen_v1(place: &Place, frozen: bool) -> io::Result<()> {

@@ -123,6 +123,24 @@ impl Cgroup {
         Ok(entry)
     }
 
+    /// The ways in for one child, where the process `pid` of the cgroup is: in the unified hierarchy
+    /// a cgroup that has handed controllers to those below it takes no process itself, and
+    /// whoever did that has moved those it had.
+    pub fn entry_beside(&self, pid: u32) -> io::Result<Entry> {
+        let mut entry = self.entry()?;
+        if let Some(place) = self.unified() {
+            let memberships = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+            let path = memberships
+                .lines()
+                .find_map(|line| line.strip_prefix("0::"));
+            let (_, own) = place.location();
+            let below = path.and_then(|path| part_below(path, own));
+            let below = below.ok_or(io::ErrorKind::NotFound)?;
+            entry.unified = Some(place.open_below(below)?);
+        }
+        Ok(entry)
+    }
+
     fn check_hierarchies(&self, below: &[SubCgroup]) -> Result<(), SubCgroupError> {
         for sub in below {
             for name in &sub.controllers {
@@ -138,9 +156,33 @@ impl Cgroup {
     }
 }
 
+/// The part of `path`, from the hierarchy's root, below the cgroup `own`, which may be from a mount
+/// that shows only a part of the hierarchy.
+fn part_below<'p>(path: &'p str, own: &str) -> Option<&'p str> {
+    let (_, below) = path.split_once(&format!("/{own}"))?;
+    match below.strip_prefix('/') {
+        Some(below) => Some(below),
+        None if below.is_empty() => Some(below),
+        None => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{SubCgroup, SubCgroupError};
+    use super::{SubCgroup, SubCgroupError, part_below};
+
+    #[test]
+    fn a_process_is_in_the_cgroup_or_below() {
+        for (path, below) in [
+            ("/a/c1", Some("")),
+            ("/a/c1/init", Some("init")),
+            ("/host/a/c1/x/y", Some("x/y")),
+            ("/a/c10", None),
+            ("/a", None),
+        ] {
+            assert_eq!(part_below(path, "a/c1"), below, "{path}");
+        }
+    }
 
     #[test]
     fn a_cgroup_below_is_a_path_and_perhaps_controllers() {

@@ -285,6 +285,27 @@ fn a_cgroup_in_use_is_refused() {
 }
 
 #[test]
+fn a_cgroup_that_is_frozen_is_refused() {
+    if !is_possible() {
+        return;
+    }
+    let cgroup = Scratch::new("frozen", json!({}));
+    cgroup.0.freeze().unwrap();
+    let error = Cgroup::create(None, &name("frozen"), &LinuxResources::default()).unwrap_err();
+    assert!(matches!(error, CgroupError::Frozen { .. }), "{error}");
+    let below = format!("{}/below", name("frozen"));
+    let error = Cgroup::create(Some(&below), "below", &LinuxResources::default()).unwrap_err();
+    assert!(matches!(error, CgroupError::Frozen { .. }), "{error}");
+    assert!(
+        cgroup
+            .directories()
+            .iter()
+            .all(|path| path.exists() && !path.join("below").exists())
+    );
+    cgroup.0.thaw().unwrap();
+}
+
+#[test]
 fn a_child_enters_every_hierarchy() {
     if !is_possible() {
         return;

@@ -1,6 +1,5 @@
 //! A container's first process: from the clone to the program.
 
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
 use runvm_oci::{NamespaceKind, Plan, State, Status};
@@ -8,8 +7,8 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use super::{
-    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, outlive_caller,
-    start_session, take,
+    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
+    outlive_caller, start_session, take,
 };
 use crate::control::{Control, CreateOrder, GoOn, Word};
 use crate::mounts::{self, Mounts};
@@ -78,10 +77,11 @@ impl Init<'_> {
         if let Some(policy) = &self.plan.memory_policy {
             limits::set_memory_policy(policy.mode | policy.flags, &policy.nodes)?;
         }
-        limits::raise_rlimits(&process.rlimits)?;
         hide()?;
         start_session()?;
-        self.new_keyring()?;
+        if !self.order.no_new_keyring {
+            new_keyring(&self.proc_fs, process, &self.order.id)?;
+        }
         self.name_host()?;
         sysctl::set(&self.proc_fs, &self.plan.sysctl)?;
         // Modes are given whole.
@@ -129,10 +129,7 @@ impl Init<'_> {
         if !filter.needs_listener() {
             return Ok(Some(filter));
         }
-        control
-            .send(&Word::Listener, &[], &[])
-            .map_err(InitError::Control)?;
-        seccomp::listener::load_and_offer(&filter, control.as_fd())?;
+        super::load_and_offer(&filter, control)?;
         Ok(None)
     }
 
@@ -145,21 +142,6 @@ impl Init<'_> {
             namespaces::new_cgroup_namespace()?;
         }
         Ok(())
-    }
-
-    fn new_keyring(&self) -> Result<(), InitError> {
-        if self.order.no_new_keyring {
-            return Ok(());
-        }
-        let name = std::ffi::CString::new(format!("_ses.{}", self.order.id));
-        let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
-        security::with_key_label(&self.proc_fs, &self.plan.process, || {
-            match runvm_sys::keyring::join_session(&name) {
-                // A kernel without keyrings has none to inherit.
-                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
-                result => result.map_err(InitError::Keyring),
-            }
-        })
     }
 
     fn name_host(&self) -> Result<(), InitError> {
@@ -192,6 +174,7 @@ impl Init<'_> {
         devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
         self.set_up_terminal(control, &rootfs)?;
         self.run_hooks_before_root(control)?;
+        process::make_directory(&rootfs, &plan.process.cwd);
         paths::mask(&rootfs, &plan.masked_paths, plan.mount_label.as_deref())?;
         paths::make_read_only(&rootfs, &plan.readonly_paths)?;
         mounts::make_read_only(&later)?;
@@ -262,10 +245,10 @@ impl Init<'_> {
 
     fn state(&self, status: Status) -> State {
         State {
-            oci_version: State::OCI_VERSION.into(),
+            oci_version: self.plan.oci_version.clone(),
             id: self.order.id.clone(),
             status,
-            pid: self.order.pid,
+            pid: std::process::id(),
             bundle: self.order.bundle.clone(),
             annotations: self.plan.annotations.clone(),
         }

@@ -6,8 +6,8 @@ use rustix::process::umask;
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::{
-    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, outlive_caller,
-    start_session, take,
+    InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
+    outlive_caller, start_session, take,
 };
 use crate::control::{Control, ExecOrder, Word};
 use crate::proc_fs::ProcFs;
@@ -33,6 +33,10 @@ pub(super) fn run(
     process.capabilities = process.capabilities.or(order.capabilities.map(unpack));
     process.apparmor_profile = process.apparmor_profile.or(order.apparmor_profile.clone());
     process.selinux_label = process.selinux_label.or(order.selinux_label.clone());
+    process.user.umask = process.user.umask.or(order.umask);
+    process.oom_score_adj = process.oom_score_adj.or(order.oom_score_adj);
+    process.io_priority = process.io_priority.or(order.io_priority);
+    process.scheduler = process.scheduler.or(order.scheduler.clone());
     let proc_fs = ProcFs::open()?;
     enter(&order, &process, &proc_fs)?;
     if process.terminal {
@@ -51,8 +55,10 @@ pub(super) fn run(
     limits::set_rlimits(&process.rlimits)?;
     let_go(order.preserve_fds)?;
     // Last of all, so that it need not allow what only the engine calls.
-    if let Some(filter) = &filter {
-        filter.load()?;
+    match &filter {
+        Some(filter) if filter.needs_listener() => super::load_and_offer(filter, control)?,
+        Some(filter) => drop(filter.load()?),
+        None => {}
     }
     // The control socket closes with a successful execve, which tells the caller.
     Err(program.execute().into())
@@ -71,11 +77,13 @@ fn enter(order: &ExecOrder, process: &Process, proc_fs: &ProcFs) -> Result<(), I
     if let Some((mode, nodes)) = &order.memory_policy {
         limits::set_memory_policy(*mode, nodes)?;
     }
-    limits::raise_rlimits(&process.rlimits)?;
     start_session()?;
     namespaces::join_process(&take(order.target)?, order.join).map_err(InitError::Join)?;
     if order.join & CLONE_NEWUSER != 0 {
         become_root().map_err(|errno| InitError::BecomeRoot(errno.into()))?;
+    }
+    if let Some(id) = &order.keyring_of {
+        new_keyring(proc_fs, process, id)?;
     }
     Ok(())
 }
@@ -88,6 +96,9 @@ fn take_on(
     umask(Mode::from_raw_mode(
         process.user.umask.unwrap_or(DEFAULT_UMASK),
     ));
+    if let Some(personality) = &order.personality {
+        limits::set_personality(personality)?;
+    }
     security::prepare(proc_fs, process)?;
     give_streams(process.user.uid);
     let changed = process::change_directory(&process.cwd)?;

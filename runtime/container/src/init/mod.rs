@@ -5,8 +5,9 @@ mod container;
 mod joined;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use runvm_oci::Process;
 use rustix::process::DumpableBehavior;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -18,12 +19,12 @@ use crate::limits::LimitError;
 use crate::mounts::MountError;
 use crate::namespaces::NamespaceError;
 use crate::paths::PathError;
-use crate::proc_fs::ProcFsError;
+use crate::proc_fs::{ProcFs, ProcFsError};
 use crate::process::ProgramError;
 use crate::root::RootError;
 use crate::seccomp::listener::ListenerError;
-use crate::seccomp::{LoadError, SeccompError};
-use crate::security::SecurityError;
+use crate::seccomp::{self, Filter, LoadError, SeccompError};
+use crate::security::{self, SecurityError};
 use crate::sysctl::SysctlError;
 use crate::terminal::TerminalError;
 use crate::{ChildError, Unsupported};
@@ -64,8 +65,8 @@ pub(crate) enum InitError {
     Control(#[source] io::Error),
     #[error("cannot put the signals back to their defaults")]
     Signals(#[source] io::Error),
-    #[error("cannot mark the descriptors from {first} on to be closed")]
-    CloseOnExec { first: u32, source: io::Error },
+    #[error("cannot pass on the {count} descriptors to preserve")]
+    Preserve { count: u32, source: io::Error },
     #[error("cannot wait to be started")]
     Wait(#[source] io::Error),
     #[error(transparent)]
@@ -115,10 +116,12 @@ pub fn run_hidden_entry() {
     let entered_ns = monotonic_ns();
     let number = args.next().and_then(|arg| arg.to_str()?.parse().ok());
     let control = number.and_then(|number| runvm_sys::inherited::take(number).ok());
-    let code = match control {
-        Some(control) => obey(control.into(), entered_ns),
+    // What is to be preserved is for the program, not for hooks: they get no descriptors at all.
+    let closed = runvm_sys::inherited::close_on_exec_from(3);
+    let code = match (control, closed) {
+        (Some(control), Ok(())) => obey(control.into(), entered_ns),
         // Somebody typed the hidden name.
-        None => 1,
+        _ => 1,
     };
     std::process::exit(code);
 }
@@ -131,7 +134,7 @@ fn obey(mut control: Control, entered_ns: u64) -> i32 {
     };
     let result = match frame.message {
         Order::Create(order) => container::run(&mut control, order, &frame.bytes, entered_ns),
-        Order::Exec(order) => joined::run(&mut control, order, &frame.bytes, entered_ns),
+        Order::Exec(order) => joined::run(&mut control, *order, &frame.bytes, entered_ns),
     };
     if let Err(error) = result {
         let _ = control.send(&Word::Failed(ChildError::new(&error)), &[], &[]);
@@ -179,6 +182,19 @@ fn start_session() -> Result<(), InitError> {
     }
 }
 
+/// Leaves the caller's session keyring, whose keys are the host's, for one of the process's own.
+fn new_keyring(proc_fs: &ProcFs, process: &Process, id: &str) -> Result<(), InitError> {
+    let name = std::ffi::CString::new(format!("_ses.{id}"));
+    let name = name.map_err(|nul| InitError::Keyring(nul.into()))?;
+    security::with_key_label(proc_fs, process, || {
+        match runvm_sys::keyring::join_session(&name) {
+            // A kernel without keyrings has none to inherit.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            result => result.map_err(InitError::Keyring),
+        }
+    })
+}
+
 fn forbid_new_privileges(asked: bool) -> Result<(), InitError> {
     if !asked {
         return Ok(());
@@ -210,10 +226,24 @@ fn give_stream(stream: &impl std::os::fd::AsFd, uid: u32) {
     }
 }
 
+/// Loads a filter whose agent gets its listener by way of the caller.
+fn load_and_offer(filter: &Filter, control: &Control) -> Result<(), InitError> {
+    control
+        .send(&Word::Listener, &[], &[])
+        .map_err(InitError::Control)?;
+    Ok(seccomp::listener::load_and_offer(filter, control.as_fd())?)
+}
+
 /// The last preparations that a failed execve could not undo.
 fn let_go(preserve_fds: u32) -> Result<(), InitError> {
-    let first = preserve_fds.saturating_add(3);
-    runvm_sys::inherited::close_on_exec_from(first)
-        .map_err(|source| InitError::CloseOnExec { first, source })?;
+    let preserve = || -> io::Result<()> {
+        // All that this process has opened is marked already; a mistake there would be an escape.
+        runvm_sys::inherited::close_on_exec_from(3)?;
+        runvm_sys::inherited::keep_over_exec(preserve_fds)
+    };
+    preserve().map_err(|source| InitError::Preserve {
+        count: preserve_fds,
+        source,
+    })?;
     runvm_sys::signals::reset_all().map_err(InitError::Signals)
 }

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FsWord, Mode, OFlags, mkdirat, openat, statfs, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, fsconfig_set_flag, fsconfig_set_string, open_tree};
 
-use super::file_system::{mounted, open};
+use super::file_system::{mounted, open_named};
 use super::{MountError, Mounts};
 use crate::root;
 
@@ -59,7 +59,7 @@ impl Mounts<'_> {
         let own = memberships.iter().find(|m| m.controllers.is_empty());
         let own = own.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let detached = if self.cgroup_namespace {
-            open("cgroup2")
+            open_named("cgroup2")
                 .and_then(|context| mounted(&context))
                 .map_err(|errno| failed(errno.into()))?
         } else {
@@ -103,7 +103,7 @@ impl Mounts<'_> {
         if !self.cgroup_namespace {
             return bound(&Path::new(HOST).join(own.name()), own);
         }
-        let context = open("cgroup")?;
+        let context = open_named("cgroup")?;
         match own.controllers.strip_prefix("name=") {
             Some(name) => {
                 fsconfig_set_flag(context.as_fd(), "none")?;
@@ -144,7 +144,7 @@ fn bound(hierarchy: &Path, own: &Membership) -> io::Result<OwnedFd> {
 }
 
 fn tmpfs(label: Option<&str>) -> rustix::io::Result<OwnedFd> {
-    let context = open("tmpfs")?;
+    let context = open_named("tmpfs")?;
     fsconfig_set_string(context.as_fd(), "mode", "0755")?;
     if let Some(label) = label {
         fsconfig_set_string(context.as_fd(), "context", label)?;

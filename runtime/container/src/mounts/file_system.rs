@@ -153,6 +153,13 @@ pub(super) fn open(fstype: &str) -> rustix::io::Result<OwnedFd> {
     fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)
 }
 
+/// As [`open`], for what has no source: its name stands for it in the list of mounts.
+pub(super) fn open_named(fstype: &str) -> rustix::io::Result<OwnedFd> {
+    let context = open(fstype)?;
+    fsconfig_set_string(context.as_fd(), "source", fstype)?;
+    Ok(context)
+}
+
 /// A new file system from its context, mounted nowhere yet.
 pub(super) fn mounted(context: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     fsconfig_create(context.as_fd())?;
@@ -165,7 +172,7 @@ pub(super) fn mounted(context: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 
 /// An empty directory that nobody can write to, mounted nowhere yet.
 pub(crate) fn empty_read_only(label: Option<&str>) -> io::Result<OwnedFd> {
-    let context = open("tmpfs")?;
+    let context = open_named("tmpfs")?;
     fsconfig_set_string(context.as_fd(), "mode", "0555")?;
     fsconfig_set_string(context.as_fd(), "nr_inodes", "1")?;
     fsconfig_set_flag(context.as_fd(), "ro")?;

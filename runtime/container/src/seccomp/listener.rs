@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use runvm_oci::State;
+use runvm_oci::{Plan, State};
 use runvm_sys::PidFd;
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -20,6 +20,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde::Serialize;
 
 use super::{Filter, LoadError};
+use crate::spawn::Newborn;
 
 /// Stands for the number when there is no listener, since the filter could not be loaded.
 const NO_LISTENER: i32 = -1;
@@ -101,6 +102,24 @@ pub fn load_and_offer(filter: &Filter, channel: BorrowedFd<'_>) -> Result<(), Li
     // Not before it is fetched.
     drop(listener);
     Ok(())
+}
+
+/// [`forward`], with the agent and what it is told besides from `plan`.
+pub(crate) fn forward_of(
+    plan: &Plan,
+    process: &Newborn,
+    channel: BorrowedFd<'_>,
+    state: State,
+) -> Result<bool, ListenerError> {
+    let seccomp = plan.seccomp.as_ref();
+    let path = seccomp.and_then(|seccomp| seccomp.listener_path().as_deref());
+    // Without them the process would not have asked.
+    let (Some(path), Some(pidfd)) = (path, process.pidfd()) else {
+        return Err(ListenerError::Talk(io::ErrorKind::InvalidData.into()));
+    };
+    let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
+    let state = ContainerProcessState::new(state, process.pid, metadata);
+    forward(channel, pidfd, path, &state)
 }
 
 /// The creator's side: waits for `process`, which is in [`load_and_offer`] at the other end of

@@ -4,10 +4,11 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, chain};
+use crate::bundle::{Bundle, chain, shell_process};
 
 crate::tests![
     a_link_for_proc_is_refused,
@@ -18,6 +19,10 @@ crate::tests![
     a_console_that_is_a_link_stays_inside,
     a_fake_terminal_is_refused,
     a_working_directory_through_a_descriptor_is_refused,
+    a_working_directory_through_a_descriptor_is_refused_to_an_exec,
+    a_destination_that_is_swapped_for_a_link_stays_inside,
+    a_protected_path_that_is_a_link_stays_inside,
+    a_fake_proc_swallows_no_sysctl,
     the_runtimes_executable_cannot_be_written_to,
     an_exec_cannot_be_looked_into,
     a_fifo_for_passwd_holds_nothing_up,
@@ -143,6 +148,91 @@ fn a_working_directory_through_a_descriptor_is_refused() {
             Ok(_) => panic!("{cwd} is a directory"),
         }
     }
+}
+
+fn a_working_directory_through_a_descriptor_is_refused_to_an_exec() {
+    let bundle = Bundle::shell("sleep 100");
+    let container = bundle.create().unwrap();
+    container.start();
+    for number in 0..24 {
+        let mut process = shell_process("pwd");
+        process["cwd"] = json!(format!("/proc/self/fd/{number}"));
+        let error = container.exec(&process).map(drop).unwrap_err();
+        assert!(chain(&error).contains("process.cwd"), "{}", chain(&error));
+    }
+}
+
+/// Swaps a directory of the root for a link that leads out of it, again and again.
+fn swap(root: PathBuf, done: &AtomicBool) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    while !done.load(Ordering::Relaxed) {
+        let (one, other) = (root.join("volume"), root.join("link"));
+        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+    }
+}
+
+fn a_destination_that_is_swapped_for_a_link_stays_inside() {
+    let bundle = Bundle::shell("true");
+    let outside = outside(&bundle);
+    fs::create_dir(bundle.root().join("volume")).unwrap();
+    symlink(&outside, bundle.root().join("link")).unwrap();
+    let bundle = bundle
+        .mount(json!({"destination": "/volume/made/here", "type": "tmpfs"}))
+        .mount(
+            json!({"destination": "/volume/file", "source": "/etc/hostname", "options": ["bind"]}),
+        )
+        .set(
+            "/linux/devices",
+            json!([{"path": "/volume/null", "type": "c", "major": 1, "minor": 3}]),
+        )
+        .set("/linux/maskedPaths", json!(["/volume/made"]))
+        .set("/process/cwd", json!("/volume/cwd"));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| swap(bundle.root(), &done));
+        for _ in 0..20 {
+            // Who loses the race may be refused; nothing may come of it outside.
+            drop(bundle.create());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(is_empty(&outside));
+}
+
+fn a_protected_path_that_is_a_link_stays_inside() {
+    let bundle = Bundle::shell("echo > /inside 2>&1; cat /masked; echo $?");
+    let outside = outside(&bundle);
+    let victim = outside.join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    // By the host's names they lead to the victim, and by the container's to files of its own.
+    for (link, target) in [("read-only", "/inside"), ("masked", "../outside/victim")] {
+        symlink(target, bundle.root().join(link)).unwrap();
+    }
+    fs::create_dir(bundle.root().join("outside")).unwrap();
+    fs::write(bundle.root().join("outside/victim"), "secret").unwrap();
+    fs::write(bundle.root().join("inside"), "").unwrap();
+    let bundle = bundle
+        .set("/linux/readonlyPaths", json!(["/read-only"]))
+        .set("/linux/maskedPaths", json!(["/masked"]));
+    let printed = bundle.run();
+    assert!(printed.contains("Read-only file system"), "{printed}");
+    assert!(
+        printed.ends_with("0\n") && !printed.contains("secret"),
+        "{printed}"
+    );
+    fs::write(&victim, "still to be written").unwrap();
+}
+
+fn a_fake_proc_swallows_no_sysctl() {
+    // A volume at /proc that looks like one, as in CVE-2019-16884.
+    let bundle = Bundle::shell("cat /real/sys/kernel/msgmax /proc/sys/kernel/msgmax")
+        .mount(json!({"destination": "/real", "type": "proc"}))
+        .set("/linux/sysctl", json!({"kernel.msgmax": "4242"}));
+    let fake = bundle.dir.join("fake");
+    fs::create_dir_all(fake.join("sys/kernel")).unwrap();
+    fs::write(fake.join("sys/kernel/msgmax"), "fake\n").unwrap();
+    let volume = json!({"destination": "/proc", "source": fake, "options": ["bind"]});
+    assert_eq!(bundle.mount(volume).run(), "4242\nfake\n");
 }
 
 fn the_runtimes_executable_cannot_be_written_to() {

@@ -12,7 +12,7 @@ use runvm_container::{
     CreateError, CreateRequest, Created, ExecError, ExecRequest, Executed, Stdio, create, exec,
     start,
 };
-use runvm_oci::{Plan, Process};
+use runvm_oci::{Plan, Process, State, Status};
 use runvm_sys::ExitStatus;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -241,11 +241,19 @@ impl Container<'_> {
             process_json: &bytes,
             plan: &self.plan,
             target: &self.created.pidfd,
-            target_pid: self.created.pid,
+            state: &State {
+                oci_version: self.plan.oci_version.clone(),
+                id: "test".into(),
+                status: Status::Running,
+                pid: self.created.pid,
+                bundle: self.bundle.dir.clone(),
+                annotations: Default::default(),
+            },
             cgroup: None,
             sub_cgroups: &[],
             stdio,
             preserve_fds: 0,
+            no_new_keyring: false,
         })?;
         Ok((executed, output))
     }

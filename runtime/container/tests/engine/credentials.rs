@@ -11,6 +11,7 @@ crate::tests![
     the_groups_of_the_caller_do_not_stay,
     groups_user_and_umask_are_those_of_the_plan,
     capabilities_are_those_of_the_plan,
+    a_plan_without_capabilities_gives_none,
     ambient_capabilities_reach_an_ordinary_user,
     the_default_configuration_starts_without_a_warning,
     what_the_runtime_lacks_is_left_out_with_a_warning,
@@ -51,6 +52,14 @@ fn capabilities_are_those_of_the_plan() {
     assert!(output.contains("CapBnd:\t0000000000000021"), "{output}");
     assert!(output.contains("CapInh:\t0000000000000000"), "{output}");
     assert!(output.contains("CapAmb:\t0000000000000000"), "{output}");
+}
+
+fn a_plan_without_capabilities_gives_none() {
+    let mut bundle = Bundle::shell("grep -E 'Cap(Prm|Eff|Bnd|Amb)' /proc/self/status");
+    let process = bundle.config["process"].as_object_mut().unwrap();
+    process.remove("capabilities");
+    let sets = bundle.run();
+    assert_eq!(sets.matches("\t0000000000000000\n").count(), 4, "{sets}");
 }
 
 fn ambient_capabilities_reach_an_ordinary_user() {

@@ -3,7 +3,7 @@
 use runvm_container::ExecError;
 use serde_json::json;
 
-use crate::bundle::{Bundle, chain, read_terminal, shell_process};
+use crate::bundle::{Bundle, chain, read_all, read_terminal, shell_process};
 
 crate::tests![
     an_exec_is_in_the_container_and_a_child_of_the_caller,
@@ -11,6 +11,9 @@ crate::tests![
     an_exec_keeps_no_new_privileges_of_the_container,
     an_exec_without_capabilities_gets_those_of_the_container,
     an_exec_gets_no_capability_it_is_not_given,
+    an_exec_takes_over_what_the_container_says,
+    an_exec_has_a_session_keyring_of_its_own,
+    an_exec_runs_on_the_cpus_it_is_given,
     an_exec_enters_a_user_namespace,
     an_exec_has_a_terminal,
     no_descriptor_of_the_host_reaches_an_exec,
@@ -57,6 +60,28 @@ fn an_exec_without_capabilities_gets_those_of_the_container() {
     assert_eq!(container.run("grep Cap /proc/self/status"), own);
 }
 
+fn an_exec_takes_over_what_the_container_says() {
+    let bundle = Bundle::shell("sleep 100")
+        .set("/process/oomScoreAdj", json!(77))
+        .set("/process/user/umask", json!(0o27))
+        .set(
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
+        )
+        .set("/process/scheduler", json!({"policy": "SCHED_BATCH"}))
+        .set("/linux/personality", json!({"domain": "LINUX32"}));
+    let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
+    container.start();
+    let script = "umask; busybox uname -m; busybox ionice -p $$; cat /proc/self/oom_score_adj; \
+                  grep ^policy /proc/$$/sched | busybox tr -d ' '";
+    assert_eq!(container.run(script), "0027\ni686\nidle\n77\npolicy:3\n");
+    let mut own = shell_process("cat /proc/self/oom_score_adj");
+    own["oomScoreAdj"] = json!(88);
+    let (executed, output) = container.exec(&own).unwrap();
+    assert_eq!(executed.pidfd.reap().unwrap().code(), 0);
+    assert_eq!(read_all(&output), "88\n");
+}
+
 fn an_exec_gets_no_capability_it_is_not_given() {
     let bundle = Bundle::shell("sleep 100");
     let container = bundle.create().unwrap();
@@ -68,6 +93,33 @@ fn an_exec_gets_no_capability_it_is_not_given() {
     for line in crate::bundle::read_all(&output).lines() {
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
+}
+
+fn an_exec_has_a_session_keyring_of_its_own() {
+    let bundle = Bundle::shell("sleep 100").set("/linux/maskedPaths", json!([]));
+    let container = bundle.create().unwrap();
+    container.start();
+    // The caller's keys would be found in the caller's keyring.
+    let output = container.run("test ! -e /proc/keys || grep -c _ses.test /proc/keys");
+    assert!(matches!(output.as_str(), "2\n" | ""), "{output}");
+}
+
+fn an_exec_runs_on_the_cpus_it_is_given() {
+    let bundle = Bundle::shell("sleep 100");
+    let container = bundle.create().unwrap();
+    container.start();
+    let allowed = "grep Cpus_allowed_list /proc/self/status";
+    let all = container.run(allowed);
+    // What is given first holds while it moves, and what is given last for the program.
+    let mut process = shell_process(allowed);
+    process["execCPUAffinity"] = json!({"initial": "0", "final": "0"});
+    let (executed, output) = container.exec(&process).unwrap();
+    assert_eq!(executed.pidfd.reap().unwrap().code(), 0);
+    assert_eq!(read_all(&output), "Cpus_allowed_list:\t0\n");
+    assert_eq!(container.run(allowed), all);
+    process["execCPUAffinity"] = json!({"final": "4000"});
+    let error = container.exec(&process).map(drop).unwrap_err();
+    assert!(chain(&error).contains("cpu affinity"), "{}", chain(&error));
 }
 
 fn an_exec_enters_a_user_namespace() {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use runvm_container::{StartError, is_waiting, start};
 use serde_json::json;
 
-use crate::bundle::{Bundle, With, chain, memory_file, read_terminal};
+use crate::bundle::{Bundle, Container, With, chain, memory_file, read_terminal};
 
 crate::tests![
     what_spec_gives_runs,
@@ -18,6 +18,9 @@ crate::tests![
     descriptors_to_preserve_reach_the_program,
     the_stamps_are_in_order,
     hooks_run_at_their_points,
+    hooks_read_the_pid_that_is_the_containers_where_they_run,
+    hooks_get_no_descriptor_but_their_own,
+    a_missing_working_directory_is_made,
     a_failing_hook_undoes_the_container,
     a_failing_start_hook_is_told_by_start,
     a_terminal_is_console_and_controlling_terminal,
@@ -85,20 +88,25 @@ fn no_descriptor_of_the_host_reaches_the_program() {
     assert_eq!(bundle.run(), "0\n1\n2\n3\n");
 }
 
+/// Descriptors are given from the lowest free number on: all from 3 to `last` are open.
+fn start_with_descriptors_up_to(bundle: &Bundle, last: i32) -> Container<'_> {
+    let with = With {
+        preserve_fds: u32::try_from(last - 2).unwrap(),
+        ..With::default()
+    };
+    let container = bundle.create_with(&with);
+    let container = container.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    container.start();
+    container
+}
+
 fn descriptors_to_preserve_reach_the_program() {
     let message = memory_file();
     rustix::io::write(&message, b"kept\n").unwrap();
     rustix::fs::seek(&message, rustix::fs::SeekFrom::Start(0)).unwrap();
-    // Descriptors are given from the lowest free number on: all from 3 to this one are open.
     let number = message.as_raw_fd();
     let bundle = Bundle::shell(&format!("cat <&{number}"));
-    let container = bundle
-        .create_with(&With {
-            preserve_fds: u32::try_from(number - 2).unwrap(),
-            ..With::default()
-        })
-        .unwrap_or_else(|error| panic!("{}", chain(&error)));
-    container.start();
+    let container = start_with_descriptors_up_to(&bundle, number);
     assert_eq!(container.finish().1, "kept\n");
 }
 
@@ -132,6 +140,60 @@ fn hooks_run_at_their_points() {
     let name = hostname(&bundle);
     let expected = format!("prestart\nruntime\ncontainer\nstart {name}\nprogram\n");
     assert_eq!(bundle.run(), expected);
+}
+
+fn hooks_read_the_pid_that_is_the_containers_where_they_run() {
+    let bundle = Bundle::shell("true").set("/hooks", json!({}));
+    let found = bundle.root().join("found");
+    let keep = |name: &str, directory: &str| {
+        let script = format!("cat > {directory}/{name}");
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}])
+    };
+    fs::create_dir(&found).unwrap();
+    // The root by its name in the bundle, where the hooks of create begin.
+    let bundle = bundle
+        .set("/hooks/createRuntime", keep("outside", "rootfs/found"))
+        .set("/hooks/createContainer", keep("before", "rootfs/found"))
+        .set("/hooks/startContainer", keep("inside", "/found"));
+    let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
+    container.start();
+    let pid = container.created.pid;
+    container.finish();
+    for (name, pid, status) in [
+        ("outside", pid, "creating"),
+        ("before", 1, "creating"),
+        ("inside", 1, "created"),
+    ] {
+        let state = fs::read(found.join(name)).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        assert_eq!(state["pid"], pid, "{name}");
+        assert_eq!(state["status"], status, "{name}");
+        assert_eq!(state["ociVersion"], bundle.config["ociVersion"], "{name}");
+    }
+}
+
+fn hooks_get_no_descriptor_but_their_own() {
+    let message = memory_file();
+    let number = message.as_raw_fd();
+    // What the program may have to preserve is not for them. Number 3 lists the directory.
+    let hook = |list: &str| {
+        let script = format!("test \"$({list} /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 '");
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}])
+    };
+    let bundle = Bundle::shell(&format!("cat <&{number}"))
+        .set("/hooks", json!({}))
+        .set("/hooks/createContainer", hook("ls"))
+        .set("/hooks/startContainer", hook("busybox ls"));
+    std::os::unix::fs::symlink("busybox", bundle.root().join("bin/tr")).unwrap();
+    let container = start_with_descriptors_up_to(&bundle, number);
+    assert_eq!(container.finish().0.code(), 0);
+}
+
+fn a_missing_working_directory_is_made() {
+    let bundle = Bundle::shell("pwd; stat -c %a .")
+        .set("/process/cwd", json!("/made/here"))
+        .set("/root/readonly", json!(true));
+    assert_eq!(bundle.run(), "/made/here\n755\n");
 }
 
 fn a_failing_hook_undoes_the_container() {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, chain};
+use crate::bundle::{Bundle, chain, read_all, shell_process};
 
 crate::tests![
     a_filter_holds_for_the_program_and_for_further_processes,
@@ -15,6 +15,7 @@ crate::tests![
     a_profile_that_cannot_be_a_filter_is_refused_by_field,
     the_agent_gets_the_listener_while_the_container_is_created,
     an_agent_that_is_not_there_fails_the_container,
+    the_agent_gets_the_listener_of_a_further_process,
 ];
 
 const STATUS: &str = "grep -E 'Seccomp:|NoNewPrivs|CapPrm|CapEff' /proc/self/status";
@@ -133,9 +134,7 @@ fn the_agent_gets_the_listener_while_the_container_is_created() {
         let bundle = bundle.set("/linux/seccomp", profile);
         let agent = UnixListener::bind(bundle.dir.join("agent.sock")).unwrap();
         let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
-        let mut sent = Vec::new();
-        agent.accept().unwrap().0.read_to_end(&mut sent).unwrap();
-        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        let sent = sent_to(&agent);
         assert_eq!(sent["fds"], json!(["seccompFd"]));
         assert_eq!(sent["pid"], container.created.pid);
         assert_eq!(sent["metadata"], "which");
@@ -143,6 +142,36 @@ fn the_agent_gets_the_listener_while_the_container_is_created() {
         assert_eq!(sent["state"]["status"], "creating");
         container.start();
         assert_eq!(container.finish().1, "ran\n");
+    }
+}
+
+/// What the next visitor tells an agent.
+fn sent_to(agent: &UnixListener) -> Value {
+    let mut sent = Vec::new();
+    agent.accept().unwrap().0.read_to_end(&mut sent).unwrap();
+    serde_json::from_slice(&sent).unwrap()
+}
+
+fn the_agent_gets_the_listener_of_a_further_process() {
+    for no_new_privileges in [true, false] {
+        let bundle =
+            Bundle::shell("sleep 100").set("/process/noNewPrivileges", json!(no_new_privileges));
+        let profile = notifying(&bundle);
+        let bundle = bundle.set("/linux/seccomp", profile);
+        let agent = UnixListener::bind(bundle.dir.join("agent.sock")).unwrap();
+        let container = bundle.create().unwrap_or_else(|e| panic!("{}", chain(&e)));
+        sent_to(&agent);
+        container.start();
+        let process = shell_process("echo beside");
+        let (executed, output) = container
+            .exec(&process)
+            .unwrap_or_else(|e| panic!("{}", chain(&e)));
+        assert_eq!(executed.pidfd.reap().unwrap().code(), 0);
+        assert_eq!(read_all(&output), "beside\n");
+        let sent = sent_to(&agent);
+        assert_eq!(sent["pid"], executed.pid);
+        assert_eq!(sent["state"]["pid"], container.created.pid);
+        assert_eq!(sent["state"]["status"], "running");
     }
 }
 

@@ -80,6 +80,7 @@ fn one_life(
             pid_file: None,
             pidfd_socket: None,
             preserve_fds: 0,
+            notifies: false,
             no_pivot: false,
             no_new_keyring: false,
             systemd_cgroup: session.global.systemd_cgroup,

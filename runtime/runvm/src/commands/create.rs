@@ -3,11 +3,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use runvm_container::Stdio;
 use runvm_oci::Plan;
+use runvm_sandbox::IsolationKind;
 use runvm_sandbox::lifecycle::{self, Console, CreateRequest, Created};
 use runvm_sandbox::phases::Waterfall;
 
 use super::Session;
 use crate::cli::{Create, NewContainer};
+use crate::notify;
 
 /// `runvm create`: makes a container and stops before its program.
 pub(super) fn create(session: &Session<'_>, args: &Create) -> anyhow::Result<u8> {
@@ -53,6 +55,17 @@ pub(super) fn new_container(
     }
     let settings = session.settings()?;
     let isolation = session.isolation(&plan, &settings)?;
+    let notifies = notify::supervisor().is_some() && isolation == IsolationKind::Container;
+    if notifies {
+        let state = std::path::absolute(session.store.root())?.join(id);
+        config = notify::tell_program(&config, &lifecycle::notify_directory(&state))?;
+        plan = Plan::parse(&config, &bundle)?;
+    } else if notify::supervisor().is_some() {
+        session.logger.warn(
+            "NOTIFY_SOCKET is not passed on in vm isolation: a socket of the host is out of the \
+             guest's reach",
+        );
+    }
     waterfall.end("read");
     let pid_file = args
         .pid_file
@@ -71,6 +84,7 @@ pub(super) fn new_container(
         pid_file: pid_file.as_deref(),
         pidfd_socket: args.pidfd_socket.as_deref(),
         preserve_fds: session.preserved.count,
+        notifies,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         systemd_cgroup: session.global.systemd_cgroup,

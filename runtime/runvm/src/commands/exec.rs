@@ -39,6 +39,9 @@ pub(super) fn exec(session: &Session<'_>, args: &Exec) -> anyhow::Result<u8> {
         sub_cgroups: &sub_cgroups,
         ignore_paused: args.ignore_paused,
     })?;
+    for warning in &attached.warnings {
+        session.logger.warn(warning);
+    }
     let Some(signals) = signals else { return Ok(0) };
     attend(&attached.pidfd, attached.terminal, &signals, |signal| {
         if let Err(error) = attached.pidfd.send_signal(signal) {

@@ -59,7 +59,7 @@ fn write_table(out: &mut impl Write, states: &[State<'_>]) -> std::io::Result<()
             state.id.to_owned(),
             state.pid.to_string(),
             state.status.to_string(),
-            state.bundle.display().to_string(),
+            crate::logger::escape_control(&state.bundle.display().to_string()),
             state.created.to_owned(),
             state.owner.clone(),
         ]

@@ -8,6 +8,7 @@ use super::Session;
 use super::create::{console, new_container};
 use crate::cli::Run;
 use crate::foreground::{ForwardedSignals, attend};
+use crate::notify;
 
 /// `runvm run`: makes a container, runs its program, waits for it and deletes the container; the
 /// answer is the program's exit code.
@@ -43,7 +44,8 @@ fn see_through(
     signals: Option<ForwardedSignals>,
 ) -> anyhow::Result<u8> {
     let container = Container::open(&session.store, id)?;
-    container.start()?;
+    let stand_in = signals.is_some().then(std::process::id);
+    notify::start(session, &container, stand_in)?;
     let Some(signals) = signals else { return Ok(0) };
     attend(&created.pidfd, created.terminal, &signals, |signal| {
         if let Err(error) = container.kill(signal, false) {

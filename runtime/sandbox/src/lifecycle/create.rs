@@ -44,6 +44,8 @@ pub struct CreateRequest<'a> {
     pub pidfd_socket: Option<&'a Path>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
+    /// Make the [`notify_directory`](super::notify_directory), which `plan` binds into the container.
+    pub notifies: bool,
     /// Leave the old root by `chroot`.
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
@@ -70,6 +72,14 @@ pub enum CreateError {
         id: String,
         /// What failed.
         source: CgroupError,
+    },
+    /// There is no place for the socket at which the program says that it is ready.
+    #[error("cannot make the directory that container {id:?} notifies in")]
+    Notify {
+        /// The container.
+        id: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The caller asked for a cgroup driver that is not there.
     #[error("--systemd-cgroup: the systemd cgroup driver is not supported yet")]
@@ -138,6 +148,12 @@ pub fn create(
     record.cgroup = Some(location.record());
     directory.write_config(request.config)?;
     directory.write_record(&record)?;
+    if request.notifies {
+        super::notify::make_directory(&directory).map_err(|source| CreateError::Notify {
+            id: request.id.to_owned(),
+            source,
+        })?;
+    }
     unfinished.cgroup = make_cgroup(&request, location)?;
     record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
     waterfall.end("reserve");
@@ -216,6 +232,7 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         owner_uid: rustix::process::geteuid().as_raw(),
         annotations,
+        no_new_keyring: request.no_new_keyring,
         cgroup: None,
         process: None,
     }

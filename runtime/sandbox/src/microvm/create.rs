@@ -234,7 +234,7 @@ fn run_runtime_hooks(
     vmm: &Hidden,
 ) -> Result<(), BackendError> {
     let state = State {
-        oci_version: State::OCI_VERSION.to_owned(),
+        oci_version: plan.oci_version.clone(),
         id: id.to_owned(),
         status: runvm_oci::Status::Creating,
         pid: vmm.pid,

@@ -55,6 +55,7 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
         pid,
         pidfd,
         terminal: master,
+        warnings: Vec::new(),
     })
 }
 

@@ -343,6 +343,7 @@ impl From<figures::Pressure> for Psi {
 mod tests {
     use runvm_container::cgroup::Stats;
     use runvm_container::cgroup::stats::{DeviceCount, HugetlbStats, Pressure};
+    use runvm_sandbox::Usage;
     use serde_json::json;
 
     use super::Event;
