@@ -17,7 +17,7 @@ SHARE := $(STAGE)/share/runvm
 
 BUILD_PACKAGES := gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils linux-source-6.12
 DEMO_PACKAGES := busybox-static qemu-system-x86
-TEST_PACKAGES := runc strace procps iproute2 uidmap
+TEST_PACKAGES := runc strace procps iproute2 uidmap systemd dbus
 BENCH_PACKAGES := runc crun hyperfine
 HOST_PACKAGES := qemu-system-common zstd kmod
 
@@ -53,9 +53,11 @@ test-unit: build-packages demo-packages test-packages ## Test the crates
 
 test-host: demo-packages test-packages build ## Test whole behaviours on this machine, in both isolations
 	RUNVM_BIN=$(STAGE)/bin/runvm cargo test -p runvm-tests --test system
+	RUNVM_BIN=$(STAGE)/bin/runvm tests/under-systemd cargo test -p runvm-tests --test system systemd::
 
 test-peer: demo-packages test-packages ## Prove the container tests with runc in runvm's place
 	RUNVM_BIN=runc cargo test -p runvm-tests --test system
+	RUNVM_BIN=runc tests/under-systemd cargo test -p runvm-tests --test system systemd::
 
 test-nested: demo-packages test-packages build ## Test whole behaviours in a nested host with KVM and cgroup v2
 	tests/nested $(STAGE)/bin/runvm

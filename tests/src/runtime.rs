@@ -18,6 +18,7 @@ pub struct Runtime {
     isolation: Isolation,
     scratch: Scratch,
     made: Cell<u32>,
+    systemd_cgroup: Cell<bool>,
     taps_before: Vec<String>,
 }
 
@@ -28,6 +29,7 @@ impl Runtime {
             isolation,
             scratch: Scratch::new(),
             made: Cell::new(0),
+            systemd_cgroup: Cell::new(false),
             taps_before: taps(),
         }
     }
@@ -60,6 +62,11 @@ impl Runtime {
             skip(reason);
         }
         Self::is_runc()
+    }
+
+    /// Has systemd make the cgroups of the containers that are made from now on.
+    pub fn use_systemd_cgroups(&self) {
+        self.systemd_cgroup.set(true);
     }
 
     /// How it isolates.
@@ -112,6 +119,9 @@ impl Runtime {
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let isolation = ["--isolation", self.isolation.as_str()];
         let mut command = self.undecided_command(if Self::is_runc() { &[] } else { &isolation });
+        if self.systemd_cgroup.get() {
+            command.arg("--systemd-cgroup");
+        }
         command.args(args);
         command
     }

@@ -21,6 +21,7 @@ mod scarce;
 mod signals;
 mod stdio;
 mod stress;
+mod systemd;
 mod terminal;
 mod together;
 mod update;

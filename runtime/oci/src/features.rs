@@ -24,8 +24,8 @@ pub fn features() -> Value {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": false,
-                "systemdUser": false,
+                "systemd": true,
+                "systemdUser": true,
                 "rdma": true,
             },
             "seccomp": seccomp(),
@@ -42,7 +42,7 @@ pub fn features() -> Value {
         "annotations": { "dev.runvm.version": env!("CARGO_PKG_VERSION") },
         // Who may set these chooses how a container is isolated, so engines must not let
         // everybody do so.
-        "potentiallyUnsafeConfigAnnotations": ["dev.runvm."],
+        "potentiallyUnsafeConfigAnnotations": ["dev.runvm.", "org.systemd.property."],
     })
 }
 
@@ -78,6 +78,8 @@ mod tests {
     fn what_the_engine_does_is_said() {
         let linux = features()["linux"].take();
         for pointer in [
+            "/cgroup/systemd",
+            "/cgroup/systemdUser",
             "/apparmor/enabled",
             "/selinux/enabled",
             "/intelRdt/enabled",

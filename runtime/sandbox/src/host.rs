@@ -112,6 +112,7 @@ impl Sandbox for Container<'_> {
     fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
         let target = self.first_process()?;
         let cgroup = self.record.cgroup()?;
+        self.record.reach_cgroup()?;
         let executed = runvm_container::exec(ExecRequest {
             process: exec.process,
             process_json: exec.process_json,
@@ -169,6 +170,6 @@ impl Sandbox for Container<'_> {
     }
 
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
-        Ok(self.cgroup()?.update(resources)?)
+        Ok(self.record.limit(&self.cgroup()?, resources)?)
     }
 }

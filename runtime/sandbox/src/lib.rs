@@ -6,6 +6,7 @@
 //! containers, [`microvm`] microVMs.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 pub mod host;
 pub mod isolation;
 pub mod lifecycle;
@@ -14,11 +15,13 @@ mod oom;
 mod operation;
 pub mod phases;
 mod record;
+mod seat;
 mod settings;
 pub mod signals;
 mod store;
 mod terminal;
 
+pub use cgroup::{CgroupDriver, CgroupDriverError, ScopeRecord};
 pub use isolation::{
     Attached, BackendError, Blueprint, Built, Exec, Isolation, IsolationKind, Sandbox, Usage,
 };
@@ -33,4 +36,5 @@ pub use store::{Directory, Lock, Store, StoreError};
 pub fn run_hidden_entry() {
     runvm_container::run_hidden_entry();
     microvm::run_hidden_entry();
+    seat::run_hidden_entry();
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, io};
 
-use runvm_container::cgroup::{Cgroup, CgroupError, CgroupRecord};
+use runvm_container::cgroup::{CgroupError, CgroupRecord};
 use runvm_oci::{State, Status};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::ScopeRecord;
 use crate::{BackendError, IsolationKind};
 
 /// One sandbox, as `state.json` holds it. Written whole at each change.
@@ -38,6 +39,9 @@ pub struct Record {
     pub no_new_keyring: bool,
     /// Its cgroup; absent until made.
     pub cgroup: Option<CgroupRecord>,
+    /// systemd's unit whose cgroup that is; absent where systemd did not make it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopeRecord>,
     /// The process that stands for it; absent while it is being made.
     pub process: Option<ProcessIdentity>,
 }
@@ -45,11 +49,6 @@ pub struct Record {
 impl Record {
     /// The layout this code reads and writes.
     pub const VERSION: u32 = 1;
-
-    /// Its cgroup; `None` where none was made.
-    pub(crate) fn cgroup(&self) -> Result<Option<Cgroup>, CgroupError> {
-        self.cgroup.as_ref().map(Cgroup::open).transpose()
-    }
 
     /// The state document of the container at `status`.
     pub fn state(&self, status: Status) -> State {

@@ -1,4 +1,5 @@
-//! User namespaces that nobody lives in: only their id mappings are wanted.
+//! User namespaces: whether this process is in one, and those that nobody lives in, of which only the id
+//! mappings are wanted.
 
 #![allow(unsafe_code)]
 
@@ -11,6 +12,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::PidFd;
 use crate::clone::{CLONE_NEWUSER, CLONE_PIDFD, clone_args, clone3};
+
+/// Whether this process is in a user namespace that is not the first: the first maps all ids.
+pub fn is_inside() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
 
 /// Makes a user namespace whose mappings `write_id_maps` writes, for the process whose pid it
 /// gets, and opens it. The process that it was made with is gone when this returns.

@@ -149,6 +149,15 @@ impl Policy {
     }
 }
 
+/// What `linux.resources.devices` comes to: what alone is allowed, as lines of `devices.allow`; `None`
+/// where all is, with or without exceptions.
+pub fn rules(resources: &LinuxResources) -> Result<Option<Vec<String>>, CgroupError> {
+    let policy = Policy::of(resources)?;
+    let lines = policy.exceptions.iter();
+    let lines = lines.map(|(devices, access)| set::line(*devices, *access));
+    Ok((!policy.is_allowed).then(|| lines.collect()))
+}
+
 fn number(rule: &LinuxDeviceCgroup, number: Option<i64>) -> Result<Option<u32>, CgroupError> {
     match number {
         None | Some(-1) => Ok(None),

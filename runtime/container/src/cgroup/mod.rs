@@ -30,6 +30,7 @@ use std::os::fd::OwnedFd;
 use runvm_oci::LinuxResources;
 use rustix::fs::OFlags;
 
+pub use devices::rules as device_rules;
 pub use error::CgroupError;
 pub use oom::{OomNews, OomWatch};
 pub use record::{CgroupRecord, PlaceRecord};
@@ -66,19 +67,43 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Location {
     places: Vec<Place>,
+    /// Whether a service manager makes it, and puts its processes there.
+    is_managed: bool,
 }
 
 impl Location {
     /// Finds the place of the cgroup of container `id`; `path` is `linux.cgroupsPath`. Makes
     /// nothing; refuses a cgroup that holds processes.
     pub fn find(path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
-        let places = locate(path, id)?;
+        Self::at(&CgroupPath::new(path, id)?, false)
+    }
+
+    /// The place of a scope: `path` is that of its cgroup, from the root of each hierarchy. It has
+    /// been made, with a process in it, when [`Location::make`] adds what the service manager has
+    /// not: hierarchies and limits that it does not know. As [`Location::find`] otherwise.
+    pub fn of_scope(path: &str) -> Result<Self, CgroupError> {
+        Self::at(&CgroupPath::of_scope(path)?, true)
+    }
+
+    fn at(path: &CgroupPath, is_managed: bool) -> Result<Self, CgroupError> {
+        let places = locate(path)?;
         // What is in use must not come into a record: its processes would be killed by it.
         places
             .iter()
             .filter(|place| place.exists())
             .try_for_each(refuse_if_in_use)?;
-        Ok(Self { places })
+        Ok(Self { places, is_managed })
+    }
+
+    /// Whether the host has the unified hierarchy alone.
+    pub fn is_unified(&self) -> bool {
+        is_unified(&self.places)
+    }
+
+    /// What [`Location::make`] writes to the cgroup's files for `resources`, but for device rules:
+    /// names and values, in order.
+    pub fn files(&self, resources: &LinuxResources) -> Result<Vec<(String, String)>, CgroupError> {
+        files(&self.places, resources)
     }
 
     /// What [`Cgroup::open`] needs to remove whatever of the cgroup has been made.
@@ -95,7 +120,7 @@ impl Location {
     pub fn make(self, resources: &LinuxResources) -> Result<Cgroup, CgroupError> {
         let policy = Policy::of(resources)?;
         let mut cgroup = Cgroup { places: Vec::new() };
-        match cgroup.make(self.places, resources, &policy) {
+        match cgroup.make(self.places, self.is_managed, resources, &policy) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 for place in &cgroup.places {
@@ -121,11 +146,17 @@ impl Cgroup {
     fn make(
         &mut self,
         places: Vec<Place>,
+        is_managed: bool,
         resources: &LinuxResources,
         policy: &Policy,
     ) -> Result<(), CgroupError> {
         for place in places {
-            self.places.push(place.make()?);
+            let place = place.make()?;
+            self.places.push(if is_managed {
+                place.made_for_us()
+            } else {
+                place
+            });
         }
         for place in &self.places {
             refuse_if_in_use(place)?;
@@ -166,7 +197,14 @@ impl Cgroup {
     /// record is lost. That there is none is no error here.
     pub fn find(path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
         Ok(Self {
-            places: locate(path, id)?,
+            places: locate(&CgroupPath::new(path, id)?)?,
+        })
+    }
+
+    /// The cgroup of a scope, as [`Location::of_scope`] has it. That there is none is no error here.
+    pub fn of_scope(path: &str) -> Result<Self, CgroupError> {
+        Ok(Self {
+            places: locate(&CgroupPath::of_scope(path)?)?,
         })
     }
 
@@ -197,16 +235,16 @@ impl Cgroup {
         Ok(entry)
     }
 
+    /// What [`Cgroup::update`] writes to the cgroup's files for `resources`, but for device rules:
+    /// names and values, in order. Refuses what it would refuse before the first is written.
+    pub fn files(&self, resources: &LinuxResources) -> Result<Vec<(String, String)>, CgroupError> {
+        self.refuse_below_usage(resources)?;
+        files(&self.places, &self.completed(resources))
+    }
+
     /// Changes limits; what `resources` does not name stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let completed;
-        let resources = match (self.places.as_slice(), self.unified()) {
-            ([_], Some(unified)) => {
-                completed = settings::completed(resources, |file| unified.read(file).ok());
-                &completed
-            }
-            _ => resources,
-        };
+        let resources = &self.completed(resources);
         if resources.devices().is_some() {
             let policy = Policy::of(resources)?;
             self.set_limits(resources)?;
@@ -383,9 +421,26 @@ impl Cgroup {
         }
     }
 
+    /// `resources` with what they leave unsaid, where two of their fields are one figure to the
+    /// kernel, or to systemd.
+    fn completed(&self, resources: &LinuxResources) -> LinuxResources {
+        settings::completed(resources, |file| match self.place_of("cpu") {
+            Some(cpu) if file == "cpu.max" => {
+                let quota = cpu.read("cpu.cfs_quota_us").ok()?;
+                Some(format!("{quota} {}", cpu.read("cpu.cfs_period_us").ok()?))
+            }
+            _ if is_unified(&self.places) => self.unified()?.read(file).ok(),
+            _ => None,
+        })
+    }
+
+    fn refuse_below_usage(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        settings::refuse_below_usage(self.place_of("memory").or(self.unified()), resources)
+    }
+
     fn set_limits(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        settings::refuse_below_usage(self.place_of("memory").or(self.unified()), resources)?;
-        if self.places.iter().all(|place| place.version == Version::V2) {
+        self.refuse_below_usage(resources)?;
+        if is_unified(&self.places) {
             let settings = settings::v2::settings(resources)?;
             return self.set_unified(&Wanted::All, &settings);
         }
@@ -451,16 +506,31 @@ impl Cgroup {
     }
 }
 
-/// The places of the cgroup of container `id`, in the order of [`Cgroup::places`].
-fn locate(path: Option<&str>, id: &str) -> Result<Vec<Place>, CgroupError> {
-    let path = CgroupPath::new(path, id)?;
+/// The places of a cgroup, in the order of [`Cgroup::places`].
+fn locate(path: &CgroupPath) -> Result<Vec<Place>, CgroupError> {
     let hierarchies = hierarchy::find(!path.is_absolute)?;
     let mut places = hierarchies
         .into_iter()
-        .map(|hierarchy| Place::locate(hierarchy, &path))
+        .map(|hierarchy| Place::locate(hierarchy, path))
         .collect::<Result<Vec<_>, _>>()?;
     places.sort_by_key(|place| place.version == Version::V2);
     Ok(places)
+}
+
+fn is_unified(places: &[Place]) -> bool {
+    places.iter().all(|place| place.version == Version::V2)
+}
+
+fn files(
+    places: &[Place],
+    resources: &LinuxResources,
+) -> Result<Vec<(String, String)>, CgroupError> {
+    let settings = if is_unified(places) {
+        settings::v2::settings(resources)?
+    } else {
+        settings::v1::settings(resources)?
+    };
+    Ok(settings.into_iter().map(Setting::into_file).collect())
 }
 
 /// A directory that was there before may have a policy whatever its user thinks.

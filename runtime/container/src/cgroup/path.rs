@@ -39,6 +39,11 @@ impl CgroupPath {
             names,
         })
     }
+
+    /// The place of a scope, from the root of the hierarchies.
+    pub(super) fn of_scope(path: &str) -> Result<Self, CgroupError> {
+        Self::new(Some(&format!("/{path}")), "")
+    }
 }
 
 /// The names of a path below a hierarchy's root, each checked.

@@ -85,6 +85,14 @@ impl Place {
         Ok(self)
     }
 
+    /// One that another has just made for us.
+    pub(super) fn made_for_us(self) -> Self {
+        Self {
+            made: self.made.max(1),
+            ..self
+        }
+    }
+
     /// Opens the directory of a record again. That it is gone is no error.
     pub(super) fn open(record: &PlaceRecord) -> Result<Self, CgroupError> {
         let names = path::names(&record.path).map_err(|why| CgroupError::Path {

@@ -86,6 +86,14 @@ impl Setting {
         }
     }
 
+    /// The file and its value; of two files that are the same, the one that every kernel had.
+    pub(super) fn into_file(self) -> (String, String) {
+        match self.otherwise {
+            Otherwise::Write(file, value) => (file.to_owned(), value),
+            Otherwise::Fail | Otherwise::Skip => (self.file.into_owned(), self.value),
+        }
+    }
+
     fn or(mut self, otherwise: Otherwise) -> Self {
         self.otherwise = otherwise;
         self

@@ -83,7 +83,7 @@ fn one_life(
             notifies: false,
             no_pivot: false,
             no_new_keyring: false,
-            systemd_cgroup: session.global.systemd_cgroup,
+            cgroup_driver: session.cgroup_driver(),
             rootless: session.rootless(),
         },
         &mut waterfall,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use runvm_sandbox::Settings;
 use runvm_sandbox::microvm;
+use runvm_systemd::{Instance, Manager};
 use serde::Serialize;
 
 use super::Session;
@@ -43,6 +44,11 @@ pub(super) fn check(session: &Session<'_>, args: &Check) -> anyhow::Result<u8> {
         Finding::new("namespaces", "container", namespaces()),
         Finding::new("user namespaces", "container", user_namespaces()),
         Finding::new("cgroups", "container, vm", cgroups()),
+        Finding::new(
+            "systemd",
+            "container, vm",
+            systemd(session.service_manager()),
+        ),
         Finding::new("seccomp", "container", seccomp()),
         Finding::new("security modules", "container", security_modules()),
     ];
@@ -102,11 +108,13 @@ fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
     super::print(&lines.join("\n"))
 }
 
-/// Container isolation needs all that is `container`'s but a security module.
+/// Container isolation needs all that is `container`'s but a security module, and systemd's cgroup
+/// driver only where it is asked for.
 fn usable(findings: &[Finding]) -> Result<String, String> {
     let missing: Vec<&str> = findings
         .iter()
-        .filter(|finding| !finding.available && finding.name != "security modules")
+        .filter(|finding| !finding.available)
+        .filter(|finding| !matches!(finding.name, "security modules" | "systemd"))
         .map(|finding| finding.name)
         .collect();
     if missing.is_empty() {
@@ -165,6 +173,16 @@ fn cgroups() -> Result<String, String> {
         (v1, true) => Ok(format!("v1: {}", v1.join(" "))),
         (v1, false) => Ok(format!("v1 hybrid: {}, and v2 beside them", v1.join(" "))),
     }
+}
+
+/// Whether `--systemd-cgroup` would find whom to ask.
+fn systemd(instance: Instance) -> Result<String, String> {
+    let manager = Manager::connect(instance).map_err(chain)?;
+    let whose = match instance {
+        Instance::System => "the system's manager",
+        Instance::User => "the user's manager",
+    };
+    Ok(format!("{whose}, version {}", manager.version()))
 }
 
 fn seccomp() -> Result<String, String> {

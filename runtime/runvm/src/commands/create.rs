@@ -87,7 +87,7 @@ pub(super) fn new_container(
         notifies,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
-        systemd_cgroup: session.global.systemd_cgroup,
+        cgroup_driver: session.cgroup_driver(),
         rootless: session.rootless(),
     };
     let created = lifecycle::create(&session.store, request, waterfall)?;

@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use runvm_oci::Plan;
-use runvm_sandbox::{IsolationKind, Settings, Store};
+use runvm_sandbox::{CgroupDriver, IsolationKind, Settings, Store};
+use runvm_systemd::Instance;
 
 use crate::cli::{Cli, Command, Global, Rootless};
 use crate::logger::Logger;
@@ -111,6 +112,24 @@ impl Session<'_> {
             .or(settings.isolation)
             .or(plan.vm.is_some().then_some(IsolationKind::Vm))
             .unwrap_or(IsolationKind::Container))
+    }
+
+    /// Who makes cgroups.
+    pub(crate) fn cgroup_driver(&self) -> CgroupDriver {
+        if self.global.systemd_cgroup {
+            CgroupDriver::Systemd(self.service_manager())
+        } else {
+            CgroupDriver::Cgroupfs
+        }
+    }
+
+    /// Which service manager takes orders from the caller: root of a user namespace is a user.
+    pub(crate) fn service_manager(&self) -> Instance {
+        if self.rootless() || runvm_sys::user_namespace::is_inside() {
+            Instance::User
+        } else {
+            Instance::System
+        }
     }
 
     /// Whether a missing right to make cgroups is no error.

@@ -21,6 +21,9 @@ pub(super) struct State<'a> {
     pub(super) created: &'a str,
     annotations: &'a BTreeMap<String, String>,
     pub(super) owner: String,
+    /// systemd's unit for it, as crun tells it.
+    #[serde(rename = "systemd-scope", skip_serializing_if = "Option::is_none")]
+    systemd_scope: Option<&'a str>,
 }
 
 impl<'a> State<'a> {
@@ -37,6 +40,7 @@ impl<'a> State<'a> {
             created: &record.created,
             annotations: &record.annotations,
             owner: owner(record.owner_uid),
+            systemd_scope: record.scope.as_ref().map(|scope| scope.unit.as_str()),
         })
     }
 }

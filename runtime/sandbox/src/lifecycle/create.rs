@@ -7,17 +7,19 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use runvm_container::Stdio;
-use runvm_container::cgroup::{Cgroup, CgroupError, Location};
+use runvm_container::cgroup::Cgroup;
 use runvm_oci::{Hook, LinuxIntelRdt, Plan, State, Status};
 use runvm_sys::PidFd;
 
 use super::console::{Announcement, Console, ConsoleError, HandOverError};
 use super::delete::run_poststop;
 use super::{KILL_PATIENCE, wait_for_end};
+use crate::cgroup::{MadeCgroup, NewCgroup};
 use crate::phases::Waterfall;
 use crate::record::{ProcessIdentity, Record};
 use crate::{
-    BackendError, Blueprint, Built, Directory, IsolationKind, Lock, Settings, Store, StoreError,
+    BackendError, Blueprint, Built, CgroupDriver, CgroupDriverError, Directory, IsolationKind,
+    Lock, Settings, Store, StoreError,
 };
 
 /// What `create` is asked for.
@@ -50,8 +52,8 @@ pub struct CreateRequest<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Have systemd make the cgroup.
-    pub systemd_cgroup: bool,
+    /// Who makes the cgroup.
+    pub cgroup_driver: CgroupDriver,
     /// Go on without a cgroup where the user may not make one and the bundle asks for none.
     pub rootless: bool,
 }
@@ -71,7 +73,7 @@ pub enum CreateError {
         /// The container.
         id: String,
         /// What failed.
-        source: CgroupError,
+        source: Box<CgroupDriverError>,
     },
     /// There is no place for the socket at which the program says that it is ready.
     #[error("cannot make the directory that container {id:?} notifies in")]
@@ -81,9 +83,6 @@ pub enum CreateError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The caller asked for a cgroup driver that is not there.
-    #[error("--systemd-cgroup: the systemd cgroup driver is not supported yet")]
-    SystemdCgroup,
     /// The isolation failed.
     #[error("cannot create container {id:?}")]
     Build {
@@ -129,9 +128,6 @@ pub fn create(
     waterfall: &mut Waterfall,
 ) -> Result<Created, CreateError> {
     request.console.check(request.plan.process.terminal)?;
-    if request.systemd_cgroup {
-        return Err(CreateError::SystemdCgroup);
-    }
     let (directory, lock) = store.reserve(request.id)?;
     let mut unfinished = Unfinished {
         _lock: lock,
@@ -142,10 +138,10 @@ pub fn create(
         poststop: None,
     };
 
-    let location = locate_cgroup(&request)?;
+    let new_cgroup = find_cgroup(&request)?;
     let mut record = new_record(&request);
     // Kept before the cgroup is made, so that a creation cut short can be cleaned up.
-    record.cgroup = Some(location.record());
+    new_cgroup.note(&mut record);
     directory.write_config(request.config)?;
     directory.write_record(&record)?;
     if request.notifies {
@@ -154,8 +150,8 @@ pub fn create(
             source,
         })?;
     }
-    unfinished.cgroup = make_cgroup(&request, location)?;
-    record.cgroup = unfinished.cgroup.as_ref().map(Cgroup::record);
+    unfinished.cgroup = make_cgroup(&request, new_cgroup)?;
+    record.cgroup = unfinished.cgroup().map(Cgroup::record);
     waterfall.end("reserve");
 
     let console = request.console;
@@ -169,7 +165,7 @@ pub fn create(
     unfinished.poststop = Some((&request.plan.hooks.poststop, record.state(Status::Stopped)));
     let isolation = request.isolation.isolation();
     let built = isolation
-        .create(blueprint(request, &directory, unfinished.cgroup.as_ref()))
+        .create(blueprint(request, &directory, unfinished.cgroup()))
         .map_err(|source| CreateError::Build {
             id: record.id.clone(),
             source,
@@ -184,6 +180,9 @@ pub fn create(
         ..
     } = built;
     unfinished.process = Some(pidfd);
+    if let Some(cgroup) = &mut unfinished.cgroup {
+        cgroup.settle().map_err(cgroup_failed(&record.id))?;
+    }
 
     record.process = Some(identify(&record.id, pid)?);
     record.annotations.extend(
@@ -234,33 +233,38 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
         annotations,
         no_new_keyring: request.no_new_keyring,
         cgroup: None,
+        scope: None,
         process: None,
     }
 }
 
-fn locate_cgroup(request: &CreateRequest<'_>) -> Result<Location, CreateError> {
-    let path = request.plan.cgroups_path.as_deref();
-    Location::find(path, request.id).map_err(|source| CreateError::Cgroup {
-        id: request.id.to_owned(),
-        source,
-    })
+fn find_cgroup(request: &CreateRequest<'_>) -> Result<NewCgroup, CreateError> {
+    NewCgroup::find(request.cgroup_driver, request.plan, request.id)
+        .map_err(cgroup_failed(request.id))
 }
 
 fn make_cgroup(
     request: &CreateRequest<'_>,
-    location: Location,
-) -> Result<Option<Cgroup>, CreateError> {
+    cgroup: NewCgroup,
+) -> Result<Option<MadeCgroup>, CreateError> {
     let plan = request.plan;
     let isolation = request.isolation.isolation();
-    match location.make(&isolation.host_resources(plan, request.settings)) {
+    match cgroup.make(&isolation.host_resources(plan, request.settings)) {
         Ok(cgroup) => Ok(Some(cgroup)),
-        Err(error) if request.rootless && error.is_permission() && plan.cgroups_path.is_none() => {
+        Err(CgroupDriverError::Cgroup(error))
+            if request.rootless && error.is_permission() && plan.cgroups_path.is_none() =>
+        {
             Ok(None)
         }
-        Err(source) => Err(CreateError::Cgroup {
-            id: request.id.to_owned(),
-            source,
-        }),
+        Err(source) => Err(cgroup_failed(request.id)(source)),
+    }
+}
+
+fn cgroup_failed(id: &str) -> impl FnOnce(CgroupDriverError) -> CreateError {
+    let id = id.to_owned();
+    |source| CreateError::Cgroup {
+        id,
+        source: Box::new(source),
     }
 }
 
@@ -289,13 +293,17 @@ struct Unfinished<'a> {
     /// Nobody else takes the container up, or makes one of its id, until all is taken back.
     _lock: Lock,
     directory: Option<&'a Directory>,
-    cgroup: Option<Cgroup>,
+    cgroup: Option<MadeCgroup>,
     process: Option<PidFd>,
     intel_rdt: Option<&'a LinuxIntelRdt>,
     poststop: Option<(&'a [Hook], State)>,
 }
 
 impl Unfinished<'_> {
+    fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref().map(|made| &made.cgroup)
+    }
+
     /// Takes back nothing any more.
     fn keep(mut self) -> Option<PidFd> {
         self.directory = None;
@@ -315,9 +323,8 @@ impl Drop for Unfinished<'_> {
             let _ = wait_for_end(process, KILL_PATIENCE);
             let _ = process.reap();
         }
-        if let Some(cgroup) = &self.cgroup {
-            let _ = cgroup.kill();
-            let _ = cgroup.delete();
+        if let Some(cgroup) = self.cgroup.take() {
+            cgroup.undo();
         }
         if let Some(directory) = self.directory {
             if let Some(asked) = self.intel_rdt {

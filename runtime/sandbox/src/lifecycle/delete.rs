@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use runvm_container::ResctrlError;
-use runvm_container::cgroup::{Cgroup, CgroupError};
+use runvm_container::cgroup::Cgroup;
 use runvm_oci::{Hook, State, Status};
 use runvm_proto::Remote;
+use runvm_systemd::{Instance, ScopeName};
 
 use super::{Container, KILL_PATIENCE, StatusError, read_plan, wait_for_end};
-use crate::{BackendError, Directory, Lock, Operation, Record, Store, StoreError};
+use crate::{
+    BackendError, CgroupDriverError, Directory, Lock, Operation, Record, Store, StoreError,
+};
 
 /// How often it is tried to hold a container that another operation holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -55,7 +58,7 @@ pub enum DeleteError {
         /// The container.
         id: String,
         /// What failed.
-        source: CgroupError,
+        source: Box<CgroupDriverError>,
     },
 }
 
@@ -105,19 +108,13 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
         id: id.to_owned(),
         source,
     })?;
-    if let Some(cgroup) = container
+    container
         .record
-        .cgroup()
+        .remove_cgroup()
         .map_err(|source| DeleteError::Cgroup {
             id: id.to_owned(),
-            source,
-        })?
-    {
-        cgroup.delete().map_err(|source| DeleteError::Cgroup {
-            id: id.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
-    }
     let plan = container.plan();
     if let Ok(plan) = &plan
         && let Some(asked) = &plan.intel_rdt
@@ -157,13 +154,20 @@ fn remove_without_record(directory: &Directory) -> Result<(), DeleteError> {
     let Ok(plan) = read_plan(directory, directory.path()) else {
         return Ok(());
     };
-    let Ok(cgroup) = Cgroup::find(plan.cgroups_path.as_deref(), id) else {
+    let path = plan.cgroups_path.as_deref();
+    let scope = path.and_then(|path| ScopeName::parse(Some(path), id, Instance::System).ok());
+    let found = match scope {
+        // systemd forgets it once it is empty.
+        Some(scope) => Cgroup::of_scope(&scope.cgroup()),
+        None => Cgroup::find(path, id),
+    };
+    let Ok(cgroup) = found else {
         return Ok(());
     };
     let removed = cgroup.kill().and_then(|()| cgroup.delete());
     removed.map_err(|source| DeleteError::Cgroup {
         id: id.to_owned(),
-        source,
+        source: Box::new(source.into()),
     })
 }
 

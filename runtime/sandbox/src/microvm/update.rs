@@ -42,7 +42,7 @@ pub(super) fn update(guest: &Guest<'_>, resources: &LinuxResources) -> Result<()
             .demand(&request, &serde_json::to_vec(&inside)?)?;
     }
     let cgroup = guest.record.cgroup()?.ok_or(ReachError::Gone)?;
-    Ok(cgroup.update(&around(resources))?)
+    Ok(guest.record.limit(&cgroup, &around(resources))?)
 }
 
 /// What the host's cgroup limits. The machine keeps its memory, so that limit stays.

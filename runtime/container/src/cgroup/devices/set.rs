@@ -42,9 +42,9 @@ pub(in crate::cgroup) fn set_v1(
     // a policy that is only changed is changed line by line.
     let Some(had) = had else {
         match write(file(policy.is_allowed), "a".into()) {
-            // In a user namespace nobody may; the rules of those outside hold, as with runc.
+            // A user may not; the rules of those outside hold, as with runc.
             Err(CgroupError::Set { source, .. })
-                if is_errno(&source, Errno::PERM) && is_in_user_namespace() =>
+                if is_errno(&source, Errno::PERM) && is_a_users() =>
             {
                 return Ok(());
             }
@@ -158,7 +158,7 @@ pub(in crate::cgroup) fn set_v2(
             });
         match attached {
             Err(CgroupError::DeviceProgram { source, .. })
-                if is_errno(&source, Errno::PERM) && is_in_user_namespace() =>
+                if is_errno(&source, Errno::PERM) && is_a_users() =>
             {
                 return Ok(());
             }
@@ -173,10 +173,10 @@ pub(in crate::cgroup) fn set_v2(
     Ok(())
 }
 
-/// Whether this process is in a user namespace that is not the first: the first maps all ids.
-fn is_in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
+/// Whether the runtime is not the host's root, who alone makes rules for devices. What a user's
+/// container can reach, the user can.
+fn is_a_users() -> bool {
+    !rustix::process::geteuid().is_root() || runvm_sys::user_namespace::is_inside()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an update leaves unsaid, where cgroup v2 has one figure for two fields.
+//! What an update leaves unsaid, where cgroup v2, or systemd, has one figure for two fields.
 //!
 //! config.json limits memory and swap together, and has a quota apart from its period. Who changes
 //! one of two wants the other to stay, as it does on v1, so it is taken from the kernel.
@@ -6,7 +6,7 @@
 use runvm_oci::LinuxResources;
 
 /// Adds to `resources` the other half of each pair of which it names one. `read` gives a file
-/// of the cgroup.
+/// of the cgroup, as v2 has it.
 pub(in crate::cgroup) fn completed(
     resources: &LinuxResources,
     read: impl Fn(&str) -> Option<String>,
@@ -31,11 +31,18 @@ pub(in crate::cgroup) fn completed(
     if let Some(mut cpu) = resources.cpu().clone() {
         let is_period_alone = cpu.period().is_some_and(|period| period != 0)
             && cpu.quota().is_none_or(|quota| quota == 0);
+        let is_quota_alone = cpu.quota().is_some_and(|quota| quota != 0)
+            && cpu.period().is_none_or(|period| period == 0);
+        let max = read("cpu.max").unwrap_or_default();
+        let mut words = max.split_whitespace();
+        let (quota, period) = (words.next(), words.next());
         if is_period_alone {
-            let max = read("cpu.max").unwrap_or_default();
-            cpu.set_quota(max.split(' ').next().and_then(|quota| quota.parse().ok()));
-            resources.set_cpu(Some(cpu));
+            cpu.set_quota(quota.and_then(|quota| quota.parse().ok()));
         }
+        if is_quota_alone {
+            cpu.set_period(period.and_then(|period| period.parse().ok()));
+        }
+        resources.set_cpu(Some(cpu));
     }
     resources
 }
@@ -87,6 +94,10 @@ mod tests {
             period
         );
         let quota = json!({"cpu": {"quota": 7}});
-        assert_eq!(complete(quota.clone(), &[("cpu.max", "20 100\n")]), quota);
+        let both = json!({"cpu": {"quota": 7, "period": 100}});
+        assert_eq!(complete(quota.clone(), &[("cpu.max", "20 100\n")]), both);
+        assert_eq!(complete(quota.clone(), &[]), quota);
+        let shares = json!({"cpu": {"shares": 7}});
+        assert_eq!(complete(shares.clone(), &[("cpu.max", "20 100\n")]), shares);
     }
 }
