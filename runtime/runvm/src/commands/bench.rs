@@ -85,6 +85,7 @@ fn one_life(
             no_new_keyring: false,
             systemd_cgroup: session.global.systemd_cgroup,
             rootless: session.rootless(),
+            restore: None,
         },
         &mut waterfall,
     )?;

@@ -45,6 +45,7 @@ pub(super) fn check(session: &Session<'_>, args: &Check) -> anyhow::Result<u8> {
         Finding::new("cgroups", "container, vm", cgroups()),
         Finding::new("seccomp", "container", seccomp()),
         Finding::new("security modules", "container", security_modules()),
+        Finding::new("criu", "container", criu()),
     ];
     findings.push(Finding::new(
         "container isolation",
@@ -102,11 +103,14 @@ fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
     super::print(&lines.join("\n"))
 }
 
-/// Container isolation needs all that is `container`'s but a security module.
+/// What container isolation can do without.
+const OPTIONAL: [&str; 2] = ["security modules", "criu"];
+
+/// Container isolation needs all that is `container`'s but a security module and CRIU.
 fn usable(findings: &[Finding]) -> Result<String, String> {
     let missing: Vec<&str> = findings
         .iter()
-        .filter(|finding| !finding.available && finding.name != "security modules")
+        .filter(|finding| !finding.available && !OPTIONAL.contains(&finding.name))
         .map(|finding| finding.name)
         .collect();
     if missing.is_empty() {
@@ -183,6 +187,12 @@ fn security_modules() -> Result<String, String> {
     } else {
         Ok(labelling.join(" "))
     }
+}
+
+fn criu() -> Result<String, String> {
+    runvm_container::check_criu()
+        .map(|version| version.to_string())
+        .map_err(chain)
 }
 
 fn nested_paging() -> Result<String, String> {
