@@ -17,7 +17,7 @@ SHARE := $(STAGE)/share/runvm
 
 BUILD_PACKAGES := gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils linux-source-6.12
 DEMO_PACKAGES := busybox-static qemu-system-x86
-TEST_PACKAGES := runc strace procps iproute2 uidmap systemd dbus
+TEST_PACKAGES := runc criu strace procps iproute2 uidmap systemd dbus
 BENCH_PACKAGES := runc crun hyperfine
 HOST_PACKAGES := qemu-system-common zstd kmod
 

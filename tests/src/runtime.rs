@@ -183,6 +183,15 @@ impl Runtime {
         Container::in_background(self, id, Running::spawn(command, input))
     }
 
+    /// `restore`s a container into a bundle, in the background.
+    #[track_caller]
+    pub fn restore(&self, bundle: &Bundle, flags: &[&str], input: Input) -> Container<'_> {
+        let id = self.new_id();
+        let flags: Vec<&str> = ["--detach"].iter().chain(flags).copied().collect();
+        let command = self.command(new_container("restore", bundle, &flags, &id));
+        Container::in_background(self, id, Running::spawn(command, input))
+    }
+
     /// The ids that `list` shows.
     #[track_caller]
     pub fn ids(&self) -> Vec<String> {

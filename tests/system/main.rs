@@ -1,6 +1,7 @@
 //! The behaviour of the whole system, a file each, in each isolation.
 
 mod bad_input;
+mod checkpoint;
 mod damaged;
 mod descriptors;
 mod events;

@@ -38,6 +38,8 @@ pub(crate) enum Order {
     Create(CreateOrder),
     /// Become one more process of a container; process.json follows as bytes.
     Exec(Box<ExecOrder>),
+    /// Become CRIU; for a restore config.json follows as bytes.
+    Criu(CriuOrder),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,6 +87,25 @@ pub(crate) struct ExecOrder {
     pub(crate) preserve_fds: u32,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CriuOrder {
+    pub(crate) program: PathBuf,
+    pub(crate) tasks: Vec<i32>,
+    /// What it is to open for CRIU, in the mount namespace that CRIU is in.
+    pub(crate) directories: Vec<PathBuf>,
+    pub(crate) restore: Option<RestoreOrder>,
+}
+
+/// What is to be made ready for a restore.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RestoreOrder {
+    pub(crate) bundle: PathBuf,
+    /// An empty directory, to mount the container's root at.
+    pub(crate) root: PathBuf,
+    /// Where CRIU will mount something in it.
+    pub(crate) mount_points: Vec<PathBuf>,
+}
+
 /// [`NamespaceKind`] as it travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
@@ -129,6 +150,9 @@ pub(crate) enum Word {
     Listener,
     /// The terminal's master rides on this frame.
     Terminal,
+    /// CRIU is executed next; the socket for requests rides on this frame. Numbers are of the
+    /// directories, in CRIU.
+    Criu { directories: Vec<i32> },
     /// All is set up; for an exec: the program comes next.
     Ready {
         entered_ns: u64,

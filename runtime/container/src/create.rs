@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use runvm_oci::{Idmap, Plan, State, Status};
+use runvm_oci::{Hooks, Idmap, Plan, State, Status};
 use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Spawn, SpawnError};
 
@@ -286,7 +286,8 @@ impl Conversation {
             };
             match frame.message {
                 Word::RuntimeHooks => {
-                    run_runtime_hooks(request, &newborn)?;
+                    let state = state_of(request, newborn.pid);
+                    run_runtime_hooks(&request.plan.hooks, &state, newborn.pidfd())?;
                     self.control
                         .send(&GoOn, &[], &[])
                         .map_err(CreateError::Control)?;
@@ -300,10 +301,13 @@ impl Conversation {
                     self.send_source(&path, recursive, idmap, newborn.pid)?;
                 }
                 Word::Listener => {
-                    let state = state(request, newborn.pid);
+                    let state = state_of(request, newborn.pid);
                     listener::forward_of(request.plan, &newborn, self.control.as_fd(), state)?;
                 }
                 Word::Terminal => self.terminal = frame.fds.into_iter().next(),
+                Word::Criu { .. } => {
+                    return Err(CreateError::Control(io::ErrorKind::InvalidData.into()));
+                }
                 Word::Failed(error) => return Err(CreateError::Child(error)),
                 Word::Ready {
                     entered_ns,
@@ -370,21 +374,28 @@ fn on_own_clock(plan: &Plan, entered_ns: u64) -> u64 {
     u64::try_from(i128::from(entered_ns) - offset_ns).unwrap_or(0)
 }
 
-fn state(request: &CreateRequest<'_>, pid: u32) -> State {
+fn state_of(request: &CreateRequest<'_>, pid: u32) -> State {
+    state(request.id, request.plan, request.bundle, pid)
+}
+
+/// The state of a container that is being made of `plan`, for hooks.
+pub(crate) fn state(id: &str, plan: &Plan, bundle: &Path, pid: u32) -> State {
     State {
-        oci_version: request.plan.oci_version.clone(),
-        id: request.id.to_owned(),
+        oci_version: plan.oci_version.clone(),
+        id: id.to_owned(),
         status: Status::Creating,
         pid,
-        bundle: request.bundle.to_owned(),
-        annotations: request.plan.annotations.clone(),
+        bundle: bundle.to_owned(),
+        annotations: plan.annotations.clone(),
     }
 }
 
-fn run_runtime_hooks(request: &CreateRequest<'_>, newborn: &Newborn) -> Result<(), HookError> {
-    let state = state(request, newborn.pid);
-    let asked = &request.plan.hooks;
-    let run = |point, hooks| hooks::run(point, hooks, &state, newborn.pidfd());
-    run("prestart", &asked.prestart)?;
-    run("createRuntime", &asked.create_runtime)
+/// Runs the hooks that come when the namespaces of the process `container` are there.
+pub(crate) fn run_runtime_hooks(
+    hooks: &Hooks,
+    state: &State,
+    container: Option<&PidFd>,
+) -> Result<(), HookError> {
+    hooks::run("prestart", &hooks.prestart, state, container)?;
+    hooks::run("createRuntime", &hooks.create_runtime, state, container)
 }

@@ -54,6 +54,11 @@ const LINKS: [(&str, &str); 5] = [
     ("core", "/proc/kcore"),
 ];
 
+/// Where the devices are that every container has.
+pub(crate) fn default_paths() -> impl Iterator<Item = PathBuf> {
+    DEFAULT.iter().map(|(path, _, _)| path.into())
+}
+
 /// How a node comes to be: made, or bound from the host, as in a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {

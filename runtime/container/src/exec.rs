@@ -260,8 +260,8 @@ fn until_executed(
                 let state = request.state.clone();
                 listener::forward_of(request.plan, &newborn, control.as_fd(), state)?;
             }
-            // Only the first process of a container asks for these.
-            Word::RuntimeHooks | Word::Source { .. } => {}
+            // Others say these.
+            Word::Criu { .. } | Word::RuntimeHooks | Word::Source { .. } => {}
         }
     }
     let Some(warnings) = ready else {

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod checkpoint;
 mod control;
 mod create;
 mod credentials;
@@ -36,6 +37,11 @@ mod supported;
 mod sysctl;
 mod terminal;
 
+pub use checkpoint::{
+    CgroupsMode, CriuError, CriuOptions, CriuVersion, DumpError, DumpInto, DumpRequest,
+    ExternalError, ImagesError, PageServer, RestoreError, RestoreFrom, RestoreRequest, check_criu,
+    criu_is_installed, dump, restore,
+};
 pub use control::Stamps;
 pub use create::{CreateError, CreateRequest, Created, create};
 pub use error::ChildError;

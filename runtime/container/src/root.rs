@@ -43,20 +43,26 @@ pub(crate) enum RootError {
 /// over itself, so that it can become the root. Everything is then mounted into what this gives.
 pub(crate) fn mount(root: &Path, propagation: Option<Propagation>) -> Result<Rootfs, RootError> {
     cut_off(root, propagation)?;
-    let failed_open = |source: rustix::io::Errno| RootError::Open {
-        root: root.into(),
-        source: source.into(),
+    mount_at(root, root)
+}
+
+/// As [`mount`], where it is not this process that makes it the root: nothing is cut off.
+pub(crate) fn mount_at(root: &Path, place: &Path) -> Result<Rootfs, RootError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &Path| {
+        openat(CWD, path, flags, Mode::empty()).map_err(|errno| RootError::Open {
+            root: path.into(),
+            source: errno.into(),
+        })
     };
     let failed_mount = |source: io::Error| RootError::Mount {
         root: root.into(),
         source,
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = openat(CWD, root, flags, Mode::empty()).map_err(failed_open)?;
-    let tree = clone_tree(&place).map_err(failed_mount)?;
+    let tree = clone_tree(&open(root)?).map_err(failed_mount)?;
     // What is mounted into the container is nobody else's; pivot_root(2) wants it so, too.
     mount_attr::set(tree.as_fd(), Reach::Mount, private()).map_err(failed_mount)?;
-    attach(&tree, &place).map_err(failed_mount)?;
+    attach(&tree, &open(place)?).map_err(failed_mount)?;
     Ok(Rootfs::new(tree))
 }
 
@@ -166,7 +172,8 @@ pub(crate) fn change(propagation: Propagation) -> (Reach, MountAttr) {
     (reach, MountAttr::propagation(libc_flag(propagation.kind)))
 }
 
-fn cut_off(root: &Path, propagation: Option<Propagation>) -> Result<(), RootError> {
+/// Cuts the mount namespace off from the host's, as far as `propagation` says.
+pub(crate) fn cut_off(root: &Path, propagation: Option<Propagation>) -> Result<(), RootError> {
     let (reach, attr) = match propagation {
         // Unbindable would keep the root itself from being bound; it is set at the end.
         Some(propagation) if propagation.kind != PropagationKind::Unbindable => change(propagation),

@@ -36,6 +36,18 @@ impl Stdio {
         })
     }
 
+    /// What each is, as /proc/PID/fd has it: a path, or such as `pipe:[4711]`.
+    pub fn names(&self) -> Vec<String> {
+        let name = |fd: BorrowedFd<'_>| {
+            let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            link.map_or_else(
+                |_| String::new(),
+                |path| path.to_string_lossy().into_owned(),
+            )
+        };
+        self.borrow().map(name).into()
+    }
+
     pub(crate) fn borrow(&self) -> [BorrowedFd<'_>; 3] {
         [self.stdin.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()]
     }
@@ -97,6 +109,12 @@ pub fn spawn_self(request: SpawnSelf<'_>) -> Result<Spawned, SpawnSelfError> {
 pub(crate) struct Inherited {
     floor: i32,
     fds: Vec<OwnedFd>,
+}
+
+impl Default for Inherited {
+    fn default() -> Self {
+        Self::above(0)
+    }
 }
 
 impl Inherited {

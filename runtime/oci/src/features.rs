@@ -8,8 +8,8 @@ use crate::{CAPABILITY_NAMES, NamespaceKind, known_mount_options, memory_policy}
 const OCI_VERSION_MIN: &str = "1.0.0";
 const OCI_VERSION_MAX: &str = "1.3.0";
 
-/// The features document of this build.
-pub fn features() -> Value {
+/// The features document of this build, on a host where containers can be checkpointed or not.
+pub fn features(can_checkpoint: bool) -> Value {
     json!({
         "ociVersionMin": OCI_VERSION_MIN,
         "ociVersionMax": OCI_VERSION_MAX,
@@ -39,10 +39,15 @@ pub fn features() -> Value {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
-        "annotations": { "dev.runvm.version": env!("CARGO_PKG_VERSION") },
-        // Who may set these chooses how a container is isolated, so engines must not let
-        // everybody do so.
-        "potentiallyUnsafeConfigAnnotations": ["dev.runvm.", "org.systemd.property."],
+        "annotations": {
+            "dev.runvm.version": env!("CARGO_PKG_VERSION"),
+            // The name that engines look for.
+            "org.opencontainers.runc.checkpoint.enabled": can_checkpoint.to_string(),
+        },
+        // Who may set these chooses how a container is isolated, what systemd does with its unit, and
+        // what CRIU runs as root: so engines must not let everybody do so.
+        "potentiallyUnsafeConfigAnnotations":
+            ["dev.runvm.", "org.criu.config", "org.systemd.property."],
     })
 }
 
@@ -76,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_the_engine_does_is_said() {
-        let linux = features()["linux"].take();
+        let linux = features(true)["linux"].take();
         for pointer in [
             "/cgroup/systemd",
             "/cgroup/systemdUser",
@@ -96,7 +101,8 @@ mod tests {
 
     #[test]
     fn the_document_is_one_that_engines_can_read() {
-        let features: oci_spec::runtime::Features = serde_json::from_value(features()).unwrap();
+        let features: oci_spec::runtime::Features =
+            serde_json::from_value(features(false)).unwrap();
         assert_eq!(features.oci_version_min(), "1.0.0");
         assert_eq!(
             features

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use runvm_container::PageServer;
 use runvm_sandbox::{HypervisorChoice, IsolationKind};
 
 /// What `--version` prints after the name. Engines read it as runc's: `version` and a number, then
@@ -95,6 +96,10 @@ pub(crate) enum Command {
     Pause(Id),
     /// Let the processes of a paused container go on
     Resume(Id),
+    /// Write a running container to files, by CRIU, and delete it
+    Checkpoint(Box<Checkpoint>),
+    /// Make a container from such files, which goes on where it was
+    Restore(Box<Restore>),
     /// List the processes of a container
     Ps(Ps),
     /// Change the limits of a container
@@ -265,6 +270,120 @@ pub(crate) struct Delete {
     pub(crate) force: bool,
 }
 
+/// What `checkpoint` and `restore` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Criu {
+    /// The directory of the files [default: ./checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) image_path: Option<PathBuf>,
+    /// The directory of CRIU's log [default: that of the files]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_path: Option<PathBuf>,
+    /// Take open TCP connections along
+    #[arg(long)]
+    pub(crate) tcp_established: bool,
+    /// Allow unix sockets whose other end is outside
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
+    /// Allow a session and terminal of the caller's
+    #[arg(long)]
+    pub(crate) shell_job: bool,
+    /// Take file locks along
+    #[arg(long)]
+    pub(crate) file_locks: bool,
+    /// Give files that were removed while open a name
+    #[arg(long)]
+    pub(crate) link_remap: bool,
+    /// Free what a later dump replaces
+    #[arg(long)]
+    pub(crate) auto_dedup: bool,
+    /// Leave memory behind, to be fetched when it is used
+    #[arg(long)]
+    pub(crate) lazy_pages: bool,
+    /// What to do about cgroups
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) manage_cgroups_mode: Option<ManageCgroupsMode>,
+    /// Leave a namespace empty; the network's always is
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) empty_ns: Option<EmptyNamespace>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ManageCgroupsMode {
+    Soft,
+    Full,
+    Strict,
+    Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EmptyNamespace {
+    Network,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Checkpoint {
+    /// The container's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) criu: Criu,
+    /// The files of an earlier --pre-dump, relative to --image-path
+    #[arg(long, value_name = "DIR")]
+    pub(crate) parent_path: Option<PathBuf>,
+    /// Let the container go on
+    #[arg(long)]
+    pub(crate) leave_running: bool,
+    /// Write its memory alone and let it go on, so that the next has less to write
+    #[arg(long)]
+    pub(crate) pre_dump: bool,
+    /// Leave out TCP connections that are still being made
+    #[arg(long)]
+    pub(crate) tcp_skip_in_flight: bool,
+    /// Send the memory to this `criu page-server`
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = page_server)]
+    pub(crate) page_server: Option<PageServer>,
+    /// Write a zero byte to this descriptor when memory can be fetched (with --lazy-pages)
+    #[arg(long, value_name = "FD", requires = "lazy_pages")]
+    pub(crate) status_fd: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The new container's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) criu: Criu,
+    /// The bundle: the directory that holds config.json [default: .]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Send the terminal to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// Write the pid of the container's process to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Return when the container runs, and leave it to the caller
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Do not become the reaper of the container's orphans
+    #[arg(long)]
+    pub(crate) no_subreaper: bool,
+    /// Let TCP connections be as if they had been closed
+    #[arg(long)]
+    pub(crate) tcp_close: bool,
+    /// The AppArmor profile or SELinux label, as TYPE:NAME
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) lsm_profile: Option<String>,
+    /// The SELinux context of mounts
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) lsm_mount_context: Option<String>,
+    // CRIU changes the root in its own way, and makes no keyring.
+    #[arg(long, hide = true)]
+    pub(crate) no_pivot: bool,
+    #[arg(long, hide = true)]
+    pub(crate) no_new_keyring: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
     /// How to print
@@ -426,6 +545,23 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn page_server(text: &str) -> Result<PageServer, String> {
+    let (address, port) = text
+        .rsplit_once(':')
+        .ok_or("expected an address and a port, with a colon between them")?;
+    let address = address
+        .strip_prefix('[')
+        .and_then(|address| address.strip_suffix(']'))
+        .unwrap_or(address);
+    match port.parse() {
+        Ok(port) if port > 0 && !address.is_empty() => Ok(PageServer {
+            address: address.to_owned(),
+            port,
+        }),
+        _ => Err("expected an address and a port, with a colon between them".into()),
+    }
+}
+
 /// Reads an amount of memory as engines write it: a number, perhaps with a fraction, and a unit of
 /// 1024s.
 fn amount(text: &str) -> Result<i64, String> {
@@ -474,7 +610,7 @@ pub(crate) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<Os
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Cli, Command, ListFormat, amount, interval, with_double_dashes};
+    use super::{Cli, Command, ListFormat, amount, interval, page_server, with_double_dashes};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -504,6 +640,11 @@ mod tests {
             "runvm update ID --memory 64M --memory-swap -1 --pids-limit -1 --cpu-quota -1",
             "runvm events --stats ID",
             "runvm events --interval 100ms ID",
+            "runvm checkpoint --image-path /i --work-path /w --leave-running --tcp-established --file-locks ID",
+            "runvm checkpoint --pre-dump --parent-path ../p --page-server [::1]:27 --empty-ns network ID",
+            "runvm checkpoint --lazy-pages --status-fd 3 --manage-cgroups-mode ignore ID",
+            "runvm restore --image-path /i --work-path /w --detach --pid-file /p --no-pivot -no-subreaper --bundle /b ID",
+            "runvm restore --bundle /b --pid-file /p --no-new-keyring --detach --image-path /i --console-socket /s ID",
             "runvm exec --cgroup cpu,memory:a --cgroup pids:/b --ignore-paused ID true",
         ];
         for row in rows {
@@ -555,6 +696,24 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(amount(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_server_is_an_address_and_a_port() {
+        let rows = [
+            ("10.0.0.1:27", Some(("10.0.0.1", 27))),
+            ("[::1]:65535", Some(("::1", 65535))),
+            ("host:0", None),
+            ("host:65536", None),
+            ("host", None),
+            (":27", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            let found = page_server(text).ok();
+            let found = found.as_ref().map(|at| (at.address.as_str(), at.port));
+            assert_eq!(found, expected, "{text:?}");
         }
     }
 

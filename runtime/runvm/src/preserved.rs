@@ -25,6 +25,14 @@ impl Preserved {
             Command::Create(create) => (create.container.preserve_fds, activated()?),
             Command::Run(run) => (run.container.preserve_fds, activated()?),
             Command::Exec(exec) => (exec.preserve_fds, 0),
+            Command::Checkpoint(checkpoint) => {
+                if let Some(number) = checkpoint.status_fd
+                    && !inherited::is_open(number)
+                {
+                    bail!("--status-fd: descriptor {number} is not open");
+                }
+                return Ok(Self::default());
+            }
             _ => return Ok(Self::default()),
         };
         let Some(count) = asked.checked_add(activated) else {

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io;
 
 use runvm_container::cgroup::Cgroup;
-use runvm_container::{CreateRequest, ExecRequest};
+use runvm_container::{CreateRequest, ExecRequest, RestoreRequest};
 use runvm_oci::{LinuxResources, Plan, Status};
 use runvm_sys::PidFd;
 
@@ -26,20 +26,36 @@ impl Isolation for Host {
         Cow::Borrowed(&plan.resources)
     }
 
+    fn can_checkpoint(&self) -> bool {
+        true
+    }
+
     fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
-        let terminal = blueprint.plan.process.terminal;
-        let created = runvm_container::create(CreateRequest {
-            id: blueprint.id,
-            plan: blueprint.plan,
-            config: blueprint.config,
-            bundle: blueprint.bundle,
-            state_dir: rustix::fd::AsFd::as_fd(blueprint.directory),
-            cgroup: blueprint.cgroup,
-            stdio: (!terminal).then_some(blueprint.stdio),
-            preserve_fds: blueprint.preserve_fds,
-            no_pivot: blueprint.no_pivot,
-            no_new_keyring: blueprint.no_new_keyring,
-        })?;
+        let stdio = (!blueprint.plan.process.terminal).then_some(blueprint.stdio);
+        let created = match blueprint.restore {
+            Some(from) => runvm_container::restore(RestoreRequest {
+                id: blueprint.id,
+                plan: blueprint.plan,
+                config: blueprint.config,
+                bundle: blueprint.bundle,
+                state_path: blueprint.directory.path(),
+                cgroup: blueprint.cgroup,
+                stdio,
+                from,
+            })?,
+            None => runvm_container::create(CreateRequest {
+                id: blueprint.id,
+                plan: blueprint.plan,
+                config: blueprint.config,
+                bundle: blueprint.bundle,
+                state_dir: rustix::fd::AsFd::as_fd(blueprint.directory),
+                cgroup: blueprint.cgroup,
+                stdio,
+                preserve_fds: blueprint.preserve_fds,
+                no_pivot: blueprint.no_pivot,
+                no_new_keyring: blueprint.no_new_keyring,
+            })?,
+        };
         Ok(Built {
             pid: created.pid,
             pidfd: created.pidfd,

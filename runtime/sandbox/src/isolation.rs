@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
 
-use runvm_container::Stdio;
 use runvm_container::cgroup::{Cgroup, Stats, SubCgroup};
+use runvm_container::{RestoreFrom, Stdio};
 use runvm_oci::{LinuxResources, Plan, Process};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
@@ -98,9 +98,13 @@ pub struct Blueprint<'a> {
     pub no_new_keyring: bool,
     /// The runtime's settings.
     pub settings: &'a Settings,
+    /// Take its processes from a checkpoint; only for an isolation that
+    /// [can](Isolation::can_checkpoint).
+    pub restore: Option<&'a RestoreFrom>,
 }
 
-/// A sandbox at OCI status `created`: all is set up, nothing of the user's has run.
+/// A sandbox at OCI status `created`: all is set up, nothing of the user's has run; or one that
+/// was restored, and runs.
 pub struct Built {
     /// The process on the host that stands for the container: its first process, or the VMM. It
     /// is a child of the caller and exits with the container's exit status.
@@ -157,6 +161,9 @@ pub struct Usage {
 pub trait Isolation: Sync {
     /// The limits of the container's cgroup on the host.
     fn host_resources<'a>(&self, plan: &'a Plan, settings: &Settings) -> Cow<'a, LinuxResources>;
+
+    /// Whether a sandbox can be written to files and made again from them.
+    fn can_checkpoint(&self) -> bool;
 
     /// Builds the sandbox up to OCI status `created`. On failure nothing of it is left but what
     /// the caller handed in.

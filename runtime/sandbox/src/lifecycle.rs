@@ -1,5 +1,6 @@
 //! The operations of the OCI runtime specification on containers of either isolation.
 
+mod checkpoint;
 mod console;
 mod create;
 mod delete;
@@ -21,6 +22,7 @@ use rustix::event::Timespec;
 use crate::record::Record;
 use crate::{Attached, BackendError, Directory, Exec, Operation, Sandbox, Store, StoreError};
 
+pub use checkpoint::{CheckpointError, checkpoint};
 use console::Announcement;
 pub use console::{Console, ConsoleError, HandOverError};
 pub use create::{CreateError, CreateRequest, Created, create};

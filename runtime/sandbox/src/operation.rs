@@ -19,11 +19,14 @@ pub enum Operation {
     Resume,
     /// `update`.
     Update,
+    /// `checkpoint`.
+    Checkpoint,
 }
 
 impl Operation {
     /// Whether the specification lets it go ahead from `status`. What is not the
-    /// specification's goes as runc has it: `exec` and what has to do with `paused`, and `update`.
+    /// specification's goes as runc has it: `exec` and what has to do with `paused`, `update`
+    /// and `checkpoint`.
     pub fn is_legal_from(self, status: Status) -> bool {
         matches!(
             (self, status),
@@ -36,6 +39,7 @@ impl Operation {
                 | (Self::Delete, Status::Stopped)
                 | (Self::Pause, Status::Created | Status::Running)
                 | (Self::Resume, Status::Paused)
+                | (Self::Checkpoint, Status::Running | Status::Paused)
                 | (
                     Self::Update,
                     Status::Created | Status::Running | Status::Paused
@@ -48,18 +52,24 @@ impl Operation {
 mod tests {
     use runvm_oci::Status::{Created, Creating, Paused, Running, Stopped};
 
-    use super::Operation::{Delete, Exec, Kill, Pause, Resume, Start, Update};
+    use super::Operation::{Checkpoint, Delete, Exec, Kill, Pause, Resume, Start, Update};
 
     #[test]
     fn a_status_allows_what_the_specification_says() {
         // OCI runtime specification, "Operations": start, kill and delete each MUST refuse elsewhere.
-        let operations = [Start, Kill, Delete, Exec, Pause, Resume, Update];
+        let operations = [Start, Kill, Delete, Exec, Pause, Resume, Update, Checkpoint];
         let table = [
-            (Creating, [false, false, false, false, false, false, false]),
-            (Created, [true, true, false, true, true, false, true]),
-            (Running, [false, true, false, true, true, false, true]),
-            (Paused, [false, true, false, false, false, true, true]),
-            (Stopped, [false, false, true, false, false, false, false]),
+            (
+                Creating,
+                [false, false, false, false, false, false, false, false],
+            ),
+            (Created, [true, true, false, true, true, false, true, false]),
+            (Running, [false, true, false, true, true, false, true, true]),
+            (Paused, [false, true, false, false, false, true, true, true]),
+            (
+                Stopped,
+                [false, false, true, false, false, false, false, false],
+            ),
         ];
         for (status, row) in table {
             for (operation, legal) in operations.into_iter().zip(row) {

@@ -42,6 +42,9 @@ pub struct Record {
     /// systemd's unit whose cgroup that is; absent where systemd did not make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<ScopeRecord>,
+    /// What its standard streams are, where they are not a terminal: `checkpoint` keeps it.
+    #[serde(default)]
+    pub stream_names: Vec<String>,
     /// The process that stands for it; absent while it is being made.
     pub process: Option<ProcessIdentity>,
 }
@@ -126,6 +129,18 @@ pub struct ProcessIdentity {
 impl ProcessIdentity {
     /// The identity of the process that has `pid` now; `None` when there is none or it is a zombie.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
+        let found = Self::with_state(pid)?;
+        let alive = found.filter(|(state, _)| !matches!(state, 'Z' | 'X' | 'x'));
+        Ok(alive.map(|(_, identity)| identity))
+    }
+
+    /// As [`of`](Self::of), of a child of this process that may have ended: it has its pid until
+    /// it is reaped.
+    pub(crate) fn of_child(pid: u32) -> io::Result<Option<Self>> {
+        Ok(Self::with_state(pid)?.map(|(_, identity)| identity))
+    }
+
+    fn with_state(pid: u32) -> io::Result<Option<(char, Self)>> {
         match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => Ok(Self::in_stat(pid, &stat)),
             Err(error) if is_gone(&error) => Ok(None),
@@ -133,15 +148,12 @@ impl ProcessIdentity {
         }
     }
 
-    fn in_stat(pid: u32, stat: &str) -> Option<Self> {
+    fn in_stat(pid: u32, stat: &str) -> Option<(char, Self)> {
         // The command name may hold spaces and parentheses: fields are counted after the last one.
         let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-        let state = fields.next()?;
-        if matches!(state, "Z" | "X" | "x") {
-            return None;
-        }
+        let state = fields.next()?.chars().next()?;
         let start_time = fields.nth(18)?.parse().ok()?;
-        Some(Self { pid, start_time })
+        Some((state, Self { pid, start_time }))
     }
 
     /// A handle on this very process; `None` when it has ended.
@@ -214,6 +226,9 @@ mod tests {
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
         rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
         assert!(!identity.is_alive().unwrap());
+        let ended = ProcessIdentity::of_child(child.id()).unwrap();
+        assert_eq!(ended, Some(identity));
         child.wait().unwrap();
+        assert_eq!(ProcessIdentity::of_child(child.id()).unwrap(), None);
     }
 }

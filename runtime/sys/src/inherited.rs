@@ -39,12 +39,13 @@ pub fn first_missing(count: u32) -> Option<u32> {
 }
 
 fn first_closed(mut numbers: Range<u32>) -> Option<u32> {
-    numbers.find(|&number| {
-        !RawFd::try_from(number).is_ok_and(|number| {
-            // SAFETY: F_GETFD changes nothing; an unused number gives EBADF.
-            unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
-        })
-    })
+    numbers.find(|&number| !RawFd::try_from(number).is_ok_and(is_open))
+}
+
+/// Whether a descriptor is open under `number`. To be asked, too, before this process opens any.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD changes nothing; an unused number gives EBADF.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 /// Sets close-on-exec on every descriptor from `first` on. See close_range(2).

@@ -23,6 +23,7 @@ mod remove;
 mod settings;
 pub mod stats;
 mod subgroup;
+mod told;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -8,7 +8,7 @@ use rustix::process::umask;
 
 use super::{
     InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
-    outlive_caller, start_session, take,
+    outlive_caller, own_null_streams, start_session, take,
 };
 use crate::control::{Control, CreateOrder, GoOn, Word};
 use crate::mounts::{self, Mounts};
@@ -94,6 +94,7 @@ impl Init<'_> {
             limits::set_personality(personality)?;
         }
         security::prepare(&self.proc_fs, process)?;
+        own_null_streams().map_err(InitError::NullStreams)?;
         give_streams(process.user.uid);
         let changed = process::change_directory(&process.cwd)?;
         let keep =

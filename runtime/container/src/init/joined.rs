@@ -7,7 +7,7 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::{
     InitError, enter_cgroups, forbid_new_privileges, give_streams, hide, let_go, new_keyring,
-    outlive_caller, start_session, take,
+    outlive_caller, own_null_streams, start_session, take,
 };
 use crate::control::{Control, ExecOrder, Word};
 use crate::proc_fs::ProcFs;
@@ -100,6 +100,7 @@ fn take_on(
         limits::set_personality(personality)?;
     }
     security::prepare(proc_fs, process)?;
+    own_null_streams().map_err(InitError::NullStreams)?;
     give_streams(process.user.uid);
     let changed = process::change_directory(&process.cwd)?;
     let no_new_privileges = process.no_new_privileges || order.no_new_privileges;

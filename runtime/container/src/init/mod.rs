@@ -2,15 +2,18 @@
 //! again under a hidden name, with one thread and an order waiting on a socket.
 
 mod container;
+mod criu;
 mod joined;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use runvm_oci::Process;
 use rustix::process::DumpableBehavior;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::checkpoint::MountPointError;
 use crate::control::{Control, Order, Word};
 use crate::credentials::CredentialError;
 use crate::devices::DeviceError;
@@ -45,6 +48,8 @@ pub(crate) enum InitError {
     Join(#[source] io::Error),
     #[error("cannot become root of the container's user namespace")]
     BecomeRoot(#[source] io::Error),
+    #[error("cannot take the container's own null device for a standard stream")]
+    NullStreams(#[source] io::Error),
     #[error("cannot start a session")]
     Session(#[source] io::Error),
     #[error("cannot join a new session keyring")]
@@ -69,6 +74,10 @@ pub(crate) enum InitError {
     Preserve { count: u32, source: io::Error },
     #[error("cannot wait to be started")]
     Wait(#[source] io::Error),
+    #[error("cannot open {}", path.display())]
+    CriuDirectory { path: PathBuf, source: io::Error },
+    #[error("cannot execute {}", program.display())]
+    Criu { program: PathBuf, source: io::Error },
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
     #[error(transparent)]
@@ -81,6 +90,8 @@ pub(crate) enum InitError {
     Root(#[from] RootError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    MountPoint(#[from] MountPointError),
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
@@ -135,6 +146,7 @@ fn obey(mut control: Control, entered_ns: u64) -> i32 {
     let result = match frame.message {
         Order::Create(order) => container::run(&mut control, order, &frame.bytes, entered_ns),
         Order::Exec(order) => joined::run(&mut control, *order, &frame.bytes, entered_ns),
+        Order::Criu(order) => criu::run(&control, order, &frame.bytes),
     };
     if let Err(error) = result {
         let _ = control.send(&Word::Failed(ChildError::new(&error)), &[], &[]);
@@ -200,6 +212,43 @@ fn forbid_new_privileges(asked: bool) -> Result<(), InitError> {
         return Ok(());
     }
     rustix::thread::set_no_new_privs(true).map_err(|errno| InitError::NoNewPrivileges(errno.into()))
+}
+
+/// Standard streams that are the host's null device become the container's: what holds none of
+/// the host's files open can be checkpointed.
+fn own_null_streams() -> io::Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    let streams = [fstat(&input), fstat(&output), fstat(&error)].map(is_null);
+    // An image without one, or with something else of its name, leaves it at the host's. It is
+    // looked at before it is opened: to open another device can be to act.
+    if streams == [false; 3] || !is_null(stat(c"/dev/null")) {
+        return Ok(());
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let null = openat(CWD, c"/dev/null", flags | OFlags::NONBLOCK, Mode::empty())?;
+    if !is_null(fstat(&null)) {
+        return Ok(());
+    }
+    rustix::fs::fcntl_setfl(&null, OFlags::empty())?;
+    let put = [
+        dup2_stdin::<&OwnedFd>,
+        dup2_stdout::<&OwnedFd>,
+        dup2_stderr::<&OwnedFd>,
+    ];
+    for (put, _) in put.into_iter().zip(streams).filter(|(_, is_null)| *is_null) {
+        put(&null)?;
+    }
+    Ok(())
+}
+
+fn is_null(found: rustix::io::Result<rustix::fs::Stat>) -> bool {
+    use rustix::fs::{FileType, major, minor};
+    found.is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
+    })
 }
 
 /// The pipes and terminals the program inherits must be its user's to reopen (as /dev/stdout).

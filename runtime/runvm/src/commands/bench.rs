@@ -85,6 +85,7 @@ fn one_life(
             no_new_keyring: false,
             cgroup_driver: session.cgroup_driver(),
             rootless: session.rootless(),
+            restore: None,
         },
         &mut waterfall,
     )?;

@@ -51,6 +51,7 @@ pub(super) fn check(session: &Session<'_>, args: &Check) -> anyhow::Result<u8> {
         ),
         Finding::new("seccomp", "container", seccomp()),
         Finding::new("security modules", "container", security_modules()),
+        Finding::new("criu", "container", criu()),
     ];
     findings.push(Finding::new(
         "container isolation",
@@ -108,13 +109,14 @@ fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
     super::print(&lines.join("\n"))
 }
 
-/// Container isolation needs all that is `container`'s but a security module, and systemd's cgroup
-/// driver only where it is asked for.
+/// What container isolation can do without, where it is not asked for.
+const OPTIONAL: [&str; 3] = ["security modules", "criu", "systemd"];
+
+/// Container isolation needs all that is `container`'s but what is optional.
 fn usable(findings: &[Finding]) -> Result<String, String> {
     let missing: Vec<&str> = findings
         .iter()
-        .filter(|finding| !finding.available)
-        .filter(|finding| !matches!(finding.name, "security modules" | "systemd"))
+        .filter(|finding| !finding.available && !OPTIONAL.contains(&finding.name))
         .map(|finding| finding.name)
         .collect();
     if missing.is_empty() {
@@ -201,6 +203,12 @@ fn security_modules() -> Result<String, String> {
     } else {
         Ok(labelling.join(" "))
     }
+}
+
+fn criu() -> Result<String, String> {
+    runvm_container::check_criu()
+        .map(|version| version.to_string())
+        .map_err(chain)
 }
 
 fn nested_paging() -> Result<String, String> {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use runvm_container::Stdio;
+use runvm_container::{RestoreFrom, Stdio};
 use runvm_oci::Plan;
 use runvm_sandbox::IsolationKind;
 use runvm_sandbox::lifecycle::{self, Console, CreateRequest, Created};
@@ -20,6 +20,7 @@ pub(super) fn create(session: &Session<'_>, args: &Create) -> anyhow::Result<u8>
         &args.id,
         bundle,
         &args.container,
+        None,
         console,
         &mut Waterfall::begin(),
     )?;
@@ -35,12 +36,13 @@ pub(super) fn console(args: &NewContainer, detached: bool) -> Console<'_> {
     }
 }
 
-/// Reads the bundle, chooses the isolation and makes the container.
+/// Reads the bundle, chooses the isolation and makes the container, anew or from a checkpoint.
 pub(super) fn new_container(
     session: &Session<'_>,
     id: &str,
     bundle: &Path,
     args: &NewContainer,
+    restore: Option<&RestoreFrom>,
     console: Console<'_>,
     waterfall: &mut Waterfall,
 ) -> anyhow::Result<Created> {
@@ -89,6 +91,7 @@ pub(super) fn new_container(
         no_new_keyring: args.no_new_keyring,
         cgroup_driver: session.cgroup_driver(),
         rootless: session.rootless(),
+        restore,
     };
     let created = lifecycle::create(&session.store, request, waterfall)?;
     for warning in &created.warnings {

@@ -1,5 +1,7 @@
 /// `runvm features`: prints what this runtime supports.
 pub(super) fn features() -> anyhow::Result<u8> {
-    super::print(&serde_json::to_string_pretty(&runvm_oci::features())?)?;
+    let can_checkpoint = runvm_container::criu_is_installed();
+    let features = runvm_oci::features(can_checkpoint);
+    super::print(&serde_json::to_string_pretty(&features)?)?;
     Ok(0)
 }

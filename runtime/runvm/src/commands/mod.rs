@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -11,6 +12,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -54,6 +56,8 @@ pub(crate) fn run(cli: Cli, preserved: Preserved, logger: &Logger) -> anyhow::Re
         Command::Delete(args) => delete::delete(&session, &args),
         Command::Pause(args) => pause::pause(&session, &args),
         Command::Resume(args) => pause::resume(&session, &args),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&session, &args),
+        Command::Restore(args) => restore::restore(&session, &args),
         Command::Ps(args) => ps::ps(&session, &args),
         Command::Update(args) => update::update(&session, &args),
         Command::Events(args) => events::events(&session, &args),

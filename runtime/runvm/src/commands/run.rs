@@ -14,26 +14,44 @@ use crate::notify;
 /// answer is the program's exit code.
 pub(super) fn run(session: &Session<'_>, args: &Run) -> anyhow::Result<u8> {
     let (id, bundle) = id_and_bundle(args);
-    if !args.no_subreaper && !args.detach {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .context("cannot become the reaper of the container's orphans")?;
-    }
-    // From here on signals are meant for the container, also those that come while it is made.
-    let signals = (!args.detach).then(ForwardedSignals::take).transpose()?;
+    let signals = take_over(args.detach, args.no_subreaper)?;
     let console = console(&args.container, args.detach);
     let waterfall = &mut Waterfall::begin();
-    let created = new_container(session, &id, &bundle, &args.container, console, waterfall)?;
+    let created = new_container(
+        session,
+        &id,
+        &bundle,
+        &args.container,
+        None,
+        console,
+        waterfall,
+    )?;
 
     let code = see_through(session, &id, created, signals).inspect_err(|_| {
         // The container is of no use and the caller does not know it: the first error is the one to tell.
         let _ = lifecycle::delete(&session.store, &id, true);
     })?;
     if !(args.detach || args.keep) {
-        for warning in lifecycle::delete(&session.store, &id, true)? {
-            session.logger.warn(&warning);
-        }
+        remove(session, &id)?;
     }
     Ok(code)
+}
+
+/// Makes this process ready to stand in for a container that it is about to make, unless that is
+/// `detached`: from here on signals are meant for the container, also those that come while it
+/// is made.
+pub(super) fn take_over(
+    detached: bool,
+    no_subreaper: bool,
+) -> anyhow::Result<Option<ForwardedSignals>> {
+    if detached {
+        return Ok(None);
+    }
+    if !no_subreaper {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the reaper of the container's orphans")?;
+    }
+    ForwardedSignals::take().map(Some)
 }
 
 /// Starts a container and, with the signals that are meant for it, waits for its end.
@@ -44,16 +62,36 @@ fn see_through(
     signals: Option<ForwardedSignals>,
 ) -> anyhow::Result<u8> {
     let container = Container::open(&session.store, id)?;
-    let stand_in = signals.is_some().then(std::process::id);
-    notify::start(session, &container, stand_in)?;
-    let Some(signals) = signals else { return Ok(0) };
-    attend(&created.pidfd, created.terminal, &signals, |signal| {
+    let stands_in = signals.is_some().then(std::process::id);
+    notify::start(session, &container, stands_in)?;
+    match signals {
+        Some(signals) => stand_in(session, &container, created, &signals),
+        None => Ok(0),
+    }
+}
+
+/// Stands in for a running container until it ends; the answer is its exit code.
+pub(super) fn stand_in(
+    session: &Session<'_>,
+    container: &Container,
+    created: Created,
+    signals: &ForwardedSignals,
+) -> anyhow::Result<u8> {
+    attend(&created.pidfd, created.terminal, signals, |signal| {
         if let Err(error) = container.kill(signal, false) {
             session
                 .logger
                 .debug(|| crate::logger::one_line(&error.into()));
         }
     })
+}
+
+/// Deletes a container that has been seen through.
+pub(super) fn remove(session: &Session<'_>, id: &str) -> anyhow::Result<()> {
+    for warning in lifecycle::delete(&session.store, id, true)? {
+        session.logger.warn(&warning);
+    }
+    Ok(())
 }
 
 /// A word that cannot be an id is the bundle, and the container gets an id of its own.

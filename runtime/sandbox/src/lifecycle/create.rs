@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::SystemTime;
 
-use runvm_container::Stdio;
 use runvm_container::cgroup::Cgroup;
+use runvm_container::{RestoreFrom, Stdio};
 use runvm_oci::{Hook, LinuxIntelRdt, Plan, State, Status};
 use runvm_sys::PidFd;
 
@@ -56,6 +56,8 @@ pub struct CreateRequest<'a> {
     pub cgroup_driver: CgroupDriver,
     /// Go on without a cgroup where the user may not make one and the bundle asks for none.
     pub rootless: bool,
+    /// Take its processes from a checkpoint: it runs then.
+    pub restore: Option<&'a RestoreFrom>,
 }
 
 /// Why a container could not be made.
@@ -83,9 +85,21 @@ pub enum CreateError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The isolation has no checkpoints.
+    #[error(
+        "cannot restore container {id:?}: checkpoints are not supported in {isolation} isolation"
+    )]
+    Checkpoint {
+        /// The container.
+        id: String,
+        /// How it was to be isolated.
+        isolation: IsolationKind,
+    },
     /// The isolation failed.
-    #[error("cannot create container {id:?}")]
+    #[error("cannot {verb} container {id:?}")]
     Build {
+        /// `create` or `restore`.
+        verb: &'static str,
         /// The container.
         id: String,
         /// What failed.
@@ -121,13 +135,19 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
-/// Makes a container, up to OCI status `created`. On failure nothing of it is left.
+/// Makes a container, up to OCI status `created`; or `running`, from a checkpoint. On failure nothing of it is left.
 pub fn create(
     store: &Store,
     request: CreateRequest<'_>,
     waterfall: &mut Waterfall,
 ) -> Result<Created, CreateError> {
     request.console.check(request.plan.process.terminal)?;
+    if request.restore.is_some() && !request.isolation.isolation().can_checkpoint() {
+        return Err(CreateError::Checkpoint {
+            id: request.id.to_owned(),
+            isolation: request.isolation,
+        });
+    }
     let (directory, lock) = store.reserve(request.id)?;
     let mut unfinished = Unfinished {
         _lock: lock,
@@ -164,9 +184,15 @@ pub fn create(
     // "Lifecycle").
     unfinished.poststop = Some((&request.plan.hooks.poststop, record.state(Status::Stopped)));
     let isolation = request.isolation.isolation();
+    // What is restored runs, and may have ended by the time it is recorded.
+    let (verb, identity): (_, Identity) = match request.restore {
+        Some(_) => ("restore", ProcessIdentity::of_child),
+        None => ("create", ProcessIdentity::of),
+    };
     let built = isolation
         .create(blueprint(request, &directory, unfinished.cgroup()))
         .map_err(|source| CreateError::Build {
+            verb,
             id: record.id.clone(),
             source,
         })?;
@@ -184,7 +210,7 @@ pub fn create(
         cgroup.settle().map_err(cgroup_failed(&record.id))?;
     }
 
-    record.process = Some(identify(&record.id, pid)?);
+    record.process = Some(identify(&record.id, pid, identity)?);
     record.annotations.extend(
         annotations
             .into_iter()
@@ -206,8 +232,11 @@ pub fn create(
     })
 }
 
-fn identify(id: &str, pid: u32) -> Result<ProcessIdentity, CreateError> {
-    let process = ProcessIdentity::of(pid).map_err(|source| CreateError::Identify {
+/// A way to tell a process from others that have had its pid.
+type Identity = fn(u32) -> io::Result<Option<ProcessIdentity>>;
+
+fn identify(id: &str, pid: u32, identity: Identity) -> Result<ProcessIdentity, CreateError> {
+    let process = identity(pid).map_err(|source| CreateError::Identify {
         id: id.to_owned(),
         pid,
         source,
@@ -234,6 +263,10 @@ fn new_record(request: &CreateRequest<'_>) -> Record {
         no_new_keyring: request.no_new_keyring,
         cgroup: None,
         scope: None,
+        stream_names: match request.plan.process.terminal {
+            true => Vec::new(),
+            false => request.stdio.names(),
+        },
         process: None,
     }
 }
@@ -285,6 +318,7 @@ fn blueprint<'a>(
         no_pivot: request.no_pivot,
         no_new_keyring: request.no_new_keyring,
         settings: request.settings,
+        restore: request.restore,
     }
 }
 

@@ -61,6 +61,10 @@ impl Isolation for MicroVm {
         Cow::Owned(size::host_resources(plan, settings))
     }
 
+    fn can_checkpoint(&self) -> bool {
+        false
+    }
+
     fn create(&self, blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         create::create(blueprint)
     }
