@@ -188,4 +188,9 @@ impl Sandbox for Container<'_> {
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
         Ok(self.record.limit(&self.cgroup()?, resources)?)
     }
+
+    /// The process is the container's own: its exit status says all.
+    fn unexpected_end(&self) -> Option<String> {
+        None
+    }
 }

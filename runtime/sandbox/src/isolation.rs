@@ -203,4 +203,7 @@ pub trait Sandbox {
 
     /// Sets the limits that `resources` names; the others stay.
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError>;
+
+    /// Why it ended, in words, when its program's end was not the reason.
+    fn unexpected_end(&self) -> Option<String>;
 }

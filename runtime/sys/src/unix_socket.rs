@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// A path to `name` in `directory`, short enough for a socket's address however deep that is.
@@ -11,10 +12,12 @@ pub fn path_in(directory: BorrowedFd<'_>, name: &str) -> String {
     format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())
 }
 
-/// Connects to the socket `name` in `directory`. Where a listener is too busy to take one more
+/// Connects to the socket `name` in `directory`, not to one that a link of that name leads to. Where a listener is too busy to take one more
 /// connection it is not waited for: the error is then of the kind `WouldBlock` (connect(2), EAGAIN).
 pub fn connect_in(directory: BorrowedFd<'_>, name: &str) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path_in(directory, name))?;
+    let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let listener = openat(directory, name, place, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", listener.as_raw_fd()))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connection = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&connection, &address)?;

@@ -67,6 +67,7 @@ fn boot(
         .open("/dev/kvm")?
         .into();
     let mut vm = launch(config, Hypervisor::Kvm { device })?;
+    vm.start()?;
     eprintln!("launched after {:?}", monotonic_now() - start);
     let exit = vm.wait();
     let entry = vm.first_entry().map(|entry| entry - start);

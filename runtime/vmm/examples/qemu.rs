@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let binary = "/usr/bin/qemu-system-x86_64".into();
     let mut vm = launch(config, Hypervisor::Qemu { binary })?;
+    vm.start()?;
     eprintln!("launched after {:?}", began.elapsed());
     let exit = vm.wait();
     eprintln!("{exit} after {:?}", began.elapsed());

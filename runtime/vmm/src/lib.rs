@@ -8,6 +8,7 @@
 
 mod boot;
 mod bus;
+pub mod confine;
 pub mod devices;
 mod exits;
 mod kvm;
@@ -25,7 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devices::VirtioDevice;
+use devices::balloon::{BalloonDevice, Target};
 use devices::fs::{Exports, FsDevice};
+use devices::rng::RngDevice;
 use devices::vsock::{VsockConfig, VsockDevice};
 
 pub use boot::BootError;
@@ -112,6 +115,24 @@ pub enum LaunchError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The virtio-vsock device.
+    #[error("cannot make the virtio-vsock device")]
+    Vsock {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The virtio-balloon device.
+    #[error("cannot make the virtio-balloon device")]
+    Balloon {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The virtio-rng device.
+    #[error("cannot make the virtio-rng device")]
+    Rng {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// On QEMU.
     #[error(transparent)]
     Qemu(#[from] QemuLaunchError),
@@ -120,12 +141,20 @@ pub enum LaunchError {
     Kvm(#[from] KvmLaunchError),
 }
 
-/// Boots the machine that `config` describes on `hypervisor`. Returns once it runs, which is
-/// before the guest has done anything.
+/// Makes the machine that `config` describes on `hypervisor`, with all threads that it needs beside
+/// the caller's, each of them [confined](confine). Nothing of the guest's runs before
+/// [`Vm::start`], so that the caller can confine itself in between.
 pub fn launch(config: VmConfig, hypervisor: Hypervisor) -> Result<Vm, LaunchError> {
-    let machine = machine(config)?;
+    let mut machine = machine(config)?;
     let running = match hypervisor {
-        Hypervisor::Kvm { device } => Running::Kvm(kvm::launch(device, machine)?),
+        Hypervisor::Kvm { device } => {
+            let target = Target::default();
+            let balloon = BalloonDevice::new(target.clone())
+                .map_err(|source| LaunchError::Balloon { source })?;
+            machine.devices.push(Box::new(balloon));
+            Running::Kvm(kvm::launch(device, machine)?, target)
+        }
+        // It has a balloon of its own, and cannot carry another's.
         Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, &binary)?),
     };
     Ok(Vm {
@@ -136,8 +165,9 @@ pub fn launch(config: VmConfig, hypervisor: Hypervisor) -> Result<Vm, LaunchErro
 
 fn machine(config: VmConfig) -> Result<Machine, LaunchError> {
     let fs = FsDevice::new(config.exports, FS_TAG).map_err(|source| LaunchError::Fs { source })?;
-    let devices: Vec<Box<dyn VirtioDevice>> =
-        vec![Box::new(fs), Box::new(VsockDevice::new(config.vsock))];
+    let vsock = VsockDevice::new(config.vsock).map_err(|source| LaunchError::Vsock { source })?;
+    let rng = RngDevice::new().map_err(|source| LaunchError::Rng { source })?;
+    let devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(fs), Box::new(vsock), Box::new(rng)];
     Ok(Machine {
         kernel: config.kernel,
         initramfs: config.initramfs,
@@ -149,25 +179,36 @@ fn machine(config: VmConfig) -> Result<Machine, LaunchError> {
     })
 }
 
-/// A VM that runs, or has ended. Dropping it ends it.
+/// A VM that waits to be started, runs, or has ended. Dropping it ends it.
 pub struct Vm {
     running: Running,
     exit: Option<Exit>,
 }
 
 enum Running {
-    Kvm(kvm::KvmVm),
+    Kvm(kvm::KvmVm, Target),
     Qemu(qemu::QemuVm),
 }
 
 impl Vm {
+    /// Lets the guest run. A second call does nothing.
+    pub fn start(&mut self) -> io::Result<()> {
+        match &mut self.running {
+            Running::Kvm(vm, _) => {
+                vm.start();
+                Ok(())
+            }
+            Running::Qemu(vm) => vm.start(),
+        }
+    }
+
     /// Blocks until the VM has ended and all of its threads have; says how. A later call says the
     /// same again.
     pub fn wait(&mut self) -> Exit {
         let running = &mut self.running;
         self.exit
             .get_or_insert_with(|| match running {
-                Running::Kvm(vm) => vm.wait(),
+                Running::Kvm(vm, _) => vm.wait(),
                 Running::Qemu(vm) => vm.wait(),
             })
             .clone()
@@ -176,16 +217,24 @@ impl Vm {
     /// A handle that ends the VM from any thread.
     pub fn stopper(&self) -> Stopper {
         match &self.running {
-            Running::Kvm(vm) => Stopper(StopperKind::Kvm(Arc::clone(vm.power()))),
+            Running::Kvm(vm, _) => Stopper(StopperKind::Kvm(Arc::clone(vm.power()))),
             Running::Qemu(vm) => Stopper(StopperKind::Qemu(Arc::clone(vm.ending()))),
         }
+    }
+
+    /// A handle on how much of its memory the guest is to do without.
+    pub fn balloon(&self) -> io::Result<Balloon> {
+        Ok(Balloon(match &self.running {
+            Running::Kvm(_, target) => BalloonKind::Kvm(target.clone()),
+            Running::Qemu(vm) => BalloonKind::Qemu(vm.balloon()?),
+        }))
     }
 
     /// When the first vCPU first entered the guest, on the monotonic clock
     /// (`CLOCK_MONOTONIC`). None before that, and where it cannot be known (QEMU).
     pub fn first_entry(&self) -> Option<Duration> {
         match &self.running {
-            Running::Kvm(vm) => vm.first_entry(),
+            Running::Kvm(vm, _) => vm.first_entry(),
             Running::Qemu(_) => None,
         }
     }
@@ -193,8 +242,30 @@ impl Vm {
     /// The VM exits so far; none are known on QEMU.
     pub fn exits(&self) -> ExitCounts {
         match &self.running {
-            Running::Kvm(vm) => vm.exits(),
+            Running::Kvm(vm, _) => vm.exits(),
             Running::Qemu(_) => ExitCounts::default(),
+        }
+    }
+}
+
+/// How much of its memory a guest is to do without. Outlives the VM without harm.
+pub struct Balloon(BalloonKind);
+
+enum BalloonKind {
+    Kvm(Target),
+    Qemu(qemu::Balloon),
+}
+
+impl Balloon {
+    /// Asks the guest to give up `mib` of its memory, in place of what it was asked for before. It
+    /// does so as it finds memory, and takes some back rather than run out of it.
+    pub fn set(&self, mib: u32) -> io::Result<()> {
+        match &self.0 {
+            BalloonKind::Kvm(target) => {
+                target.set(mib);
+                Ok(())
+            }
+            BalloonKind::Qemu(balloon) => balloon.set(mib),
         }
     }
 }

@@ -65,8 +65,8 @@ pub enum DeleteError {
 /// Removes the container `id` and all it holds on the host; with `force` also one that has not
 /// stopped, whose creation was cut short, or that does not exist.
 ///
-/// The answer is what is odd, a line each: a poststop hook that fails does not keep the container
-/// (OCI runtime specification, "Lifecycle").
+/// The answer is what is odd, a line each: an end that was not its program's, and poststop hooks that
+/// failed: such a hook does not keep the container (OCI runtime specification, "Lifecycle").
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, DeleteError> {
     let directory = match store.find(id) {
         Err(StoreError::Missing(_)) if force => return Ok(Vec::new()),
@@ -125,16 +125,18 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             source,
         })?;
     }
+    let end = container.sandbox().unexpected_end();
     container.directory.remove()?;
     drop(lock);
     let state = container.record.state(Status::Stopped);
-    Ok(match plan {
+    let failed = match plan {
         Ok(plan) => run_poststop(&plan.hooks.poststop, &state),
         Err(error) => vec![format!(
             "no poststop hooks run: {}",
             Remote::from_error(&error)
         )],
-    })
+    };
+    Ok(end.into_iter().chain(failed).collect())
 }
 
 /// Runs each hook, whatever becomes of the others; the answer is what failed, a line each.

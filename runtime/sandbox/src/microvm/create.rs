@@ -10,8 +10,10 @@ use nix::libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEW
 use runvm_container::cgroup::Cgroup;
 use runvm_container::run_hooks;
 use runvm_oci::{NamespaceKind, Plan, State};
+use runvm_sys::mount_attr::{self, MountAttr, Reach};
 
-use super::guest_config::{GuestConfig, guest_config};
+use super::guest::make_machine;
+use super::guest_config::{GuestConfig, ROOTFS, guest_config};
 use super::hidden::{self, Hidden, Start, VMM};
 use super::hypervisor::{HypervisorChosen, Rung, choose_hypervisor};
 use super::vmm::{GoOn, Order, OrderedExport, OrderedHypervisor, Report};
@@ -35,6 +37,10 @@ enum PartError {
     NotElf(PathBuf),
     #[error("cannot open the container's cgroup")]
     Cgroup(#[source] io::Error),
+    #[error("cannot make the directory of the VMM process")]
+    Directory(#[source] io::Error),
+    #[error("cannot set root.readonly")]
+    ReadOnly(#[source] io::Error),
     #[error("cannot open /dev/kvm")]
     Kvm(#[source] io::Error),
     #[error("cannot open the network namespace {}", path.display())]
@@ -66,9 +72,10 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let terminal = plan.process.terminal;
     let (stdio, master) = hidden::stdio_for(terminal, blueprint.stdio)?;
 
+    let machine = make_machine(directory.as_fd()).map_err(PartError::Directory)?;
     let order = Order {
         id: blueprint.id.to_owned(),
-        directory: directory.as_fd().as_raw_fd(),
+        directory: machine.as_raw_fd(),
         kernel: images.kernel.as_raw_fd(),
         initramfs: images.initramfs.as_raw_fd(),
         command_line: command_line(plan, settings),
@@ -76,7 +83,6 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         vcpus: size::vcpus(plan),
         hypervisor,
         exports: ordered(&guest),
-        read_only_root: plan.root.readonly,
         terminal,
         no_new_keyring: blueprint.no_new_keyring,
         tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -84,7 +90,7 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         hooks: has_hooks(plan),
     };
     let mut inherit = vec![
-        directory.as_fd(),
+        machine.as_fd(),
         images.kernel.as_fd(),
         images.initramfs.as_fd(),
     ];
@@ -111,6 +117,9 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let Report::Created { stamps, warnings } = vmm.report(VMM)? else {
         return Err("the VMM process reported out of order".into());
     };
+    if plan.root.readonly {
+        make_root_read_only(&guest).map_err(PartError::ReadOnly)?;
+    }
     let (pid, pidfd) = vmm.keep()?;
     Ok(Built {
         pid,
@@ -208,6 +217,21 @@ fn new_namespaces(plan: &Plan) -> u32 {
         .any(|namespace| namespace.kind == NamespaceKind::Network && namespace.path.is_none());
     let network = if new_network { CLONE_NEWNET } else { 0 };
     (CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | network).cast_unsigned()
+}
+
+/// Makes the mount read-only that the VMM process serves as the root, now that the agent has made its
+/// mount points there.
+fn make_root_read_only(guest: &GuestConfig) -> io::Result<()> {
+    let read_only = MountAttr::new(mount_attr::RDONLY, 0);
+    for root in guest.exports.iter().filter(|export| export.name == ROOTFS) {
+        match mount_attr::set(root.fd.as_fd(), Reach::Mount, read_only) {
+            // Where the export is no mount of its own (without privileges), the guest's kernel
+            // alone keeps it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            set => set?,
+        }
+    }
+    Ok(())
 }
 
 fn ordered(guest: &GuestConfig) -> Vec<OrderedExport> {

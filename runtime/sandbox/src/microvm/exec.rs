@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use runvm_proto::{Answer, Process, Remote, Request};
 use runvm_sys::inherited;
+use runvm_vmm::confine::keep_capabilities;
+use rustix::thread::{CapabilitySet, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 
 use super::attend::{self, Signals};
@@ -21,7 +23,7 @@ struct Order {
     /// Cgroups below the container's in the guest.
     sub_cgroups: Vec<String>,
     terminal: bool,
-    /// The container's directory, by number.
+    /// The machine's directory, by number.
     directory: i32,
 }
 
@@ -30,6 +32,7 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
     if exec.preserve_fds > 0 {
         return Err(super::PreserveFds.into());
     }
+    let machine = guest::open_machine(directory.as_fd())?;
     let terminal = exec.process.terminal;
     let (stdio, master) = hidden::stdio_for(terminal, exec.stdio)?;
     let order = Order {
@@ -39,11 +42,11 @@ pub(super) fn exec(directory: &Directory, exec: Exec<'_>) -> Result<Attached, Ba
         },
         sub_cgroups: exec.sub_cgroups.iter().map(ToString::to_string).collect(),
         terminal,
-        directory: directory.as_fd().as_raw_fd(),
+        directory: machine.as_raw_fd(),
     };
     let start = Start {
         name: EXEC,
-        inherit: vec![directory.as_fd()],
+        inherit: vec![machine.as_fd()],
         stdio: &stdio,
         new_namespaces: 0,
         cgroup: None,
@@ -91,6 +94,9 @@ fn stand_in(boss: &mut Boss) -> Result<i32, BackendError> {
     if terminal {
         stdio::take_terminal()?;
     }
+    // What it passes on is the guest's, and takes no power to pass on.
+    set_no_new_privs(true)?;
+    keep_capabilities(CapabilitySet::empty())?;
     let signals = Signals::take()?;
     let streams = stdio::streams(terminal);
     let relays = stdio::relay(directory.as_fd(), &process, &streams)?;

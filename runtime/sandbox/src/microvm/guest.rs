@@ -1,7 +1,7 @@
-//! The way to the agent, for every process of the host that can reach the container's directory.
+//! The way to the agent, for every process of the host that can reach the machine's directory.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -10,8 +10,25 @@ use runvm_proto::{
     Stream, StreamHeader, frame,
 };
 use runvm_sys::unix_socket::connect_in;
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
-/// The VM's socket in the container's directory.
+/// The directory, in the container's, of the VMM process: it can write there, and has no way to the
+/// container's record. What is in there may be anything.
+const MACHINE: &str = "vm";
+
+/// Makes the machine's directory in the `container`'s.
+pub(super) fn make_machine(container: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    mkdirat(container, MACHINE, Mode::RWXU)?;
+    open_machine(container)
+}
+
+/// Opens the machine's directory in the `container`'s.
+pub(super) fn open_machine(container: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(container, MACHINE, flags, Mode::empty())?)
+}
+
+/// The VM's socket in the machine's directory.
 pub(super) const SOCKET: &str = "vm.sock";
 
 /// Why the agent could not be asked, or what it answered.

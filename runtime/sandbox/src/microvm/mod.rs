@@ -4,16 +4,18 @@
 //! executable. Its pid stands for the container on the host: it boots the guest, has the agent
 //! make the container from a [rewritten](guest_config) config.json, relays stdio and signals, and
 //! exits as the container's first process does. Later processes reach the agent through the VM's
-//! socket in the container's directory ([`guest`]); an exec'ed process gets a stand-in of its own
-//! ([`exec`]).
+//! socket in the machine's directory ([`guest`]); an exec'ed process gets a stand-in of its own
+//! ([`exec`]). The VMM process lives in a [`jail`].
 
 mod attend;
+mod balloon;
 mod create;
 mod exec;
 mod guest;
 mod guest_config;
 mod hidden;
 mod hypervisor;
+mod jail;
 mod oom;
 mod ps;
 mod size;
@@ -21,11 +23,12 @@ mod start;
 mod stdio;
 mod update;
 mod vmm;
+mod words;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use runvm_oci::{LinuxResources, Plan};
@@ -105,11 +108,15 @@ struct Guest<'a> {
 
 impl Sandbox for Guest<'_> {
     fn is_waiting(&self) -> io::Result<bool> {
-        start::is_waiting(self.directory.as_fd())
+        match self.machine() {
+            // Its creator has not come that far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            machine => start::is_waiting(machine?.as_fd()),
+        }
     }
 
     fn start(&mut self) -> Result<(), BackendError> {
-        Ok(start::start(self.directory.as_fd(), &self.record.id)?)
+        Ok(start::start(self.machine()?.as_fd(), &self.record.id)?)
     }
 
     fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
@@ -129,7 +136,7 @@ impl Sandbox for Guest<'_> {
             signal,
             all,
         };
-        let delivered = guest::Control::open(self.directory.as_fd(), Some(KILL_PATIENCE))
+        let delivered = guest::Control::open(self.machine()?.as_fd(), Some(KILL_PATIENCE))
             .and_then(|mut control| control.demand(&request, b""));
         match delivered {
             Ok(()) => Ok(()),
@@ -188,9 +195,18 @@ impl Sandbox for Guest<'_> {
     fn update(&mut self, resources: &LinuxResources) -> Result<(), BackendError> {
         update::update(self, resources)
     }
+
+    fn unexpected_end(&self) -> Option<String> {
+        let said = words::of_the_end(self.machine().ok()?.as_fd())?;
+        Some(format!("the microVM ended unexpectedly: {said}"))
+    }
 }
 
 impl Guest<'_> {
+    fn machine(&self) -> io::Result<OwnedFd> {
+        guest::open_machine(self.directory.as_fd())
+    }
+
     fn is_alive(&self) -> io::Result<bool> {
         self.record
             .process
@@ -207,7 +223,7 @@ impl Guest<'_> {
             return Err(ReachError::Paused.into());
         }
         Ok(guest::Control::open(
-            self.directory.as_fd(),
+            self.machine()?.as_fd(),
             Some(AGENT_PATIENCE),
         )?)
     }

@@ -55,6 +55,14 @@ fn memory_limit(resources: &LinuxResources) -> Option<u64> {
     u64::try_from(limit).ok().filter(|&limit| limit > 0)
 }
 
+/// How much of its memory a machine made for the limit of `made` is to do without under that of `now`, in
+/// MiB. None where either says nothing: then the machine's memory has nothing to do with a limit.
+pub(super) fn balloon_mib(made: &LinuxResources, now: &LinuxResources) -> Option<u32> {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let spare = mib(memory_limit(made)?).saturating_sub(mib(memory_limit(now)?));
+    Some(u32::try_from(spare).unwrap_or(u32::MAX))
+}
+
 /// The CPUs of the microVM for `plan`: as many as its quota can keep busy, or else what its `vm`
 /// section says, or one.
 pub(super) fn vcpus(plan: &Plan) -> u8 {
@@ -126,7 +134,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, guest_resources, host_resources, memory_mib, vcpus,
+        GUEST_OVERHEAD_MIB, HOST_OVERHEAD_MIB, balloon_mib, guest_resources, host_resources,
+        memory_mib, vcpus,
     };
     use crate::Settings;
 
@@ -163,6 +172,20 @@ mod tests {
         assert_eq!(memory(&json!({}), None), Ok(300));
         let error = memory(&json!({"memory": {"limit": i64::MAX}}), None).unwrap_err();
         assert!(error.contains("linux.resources.memory.limit"), "{error}");
+    }
+
+    #[test]
+    fn the_balloon_takes_what_is_between_the_limits() {
+        let of = |made: Value, now: Value| {
+            let resources = |value: Value| plan(&value, None).resources;
+            balloon_mib(&resources(made), &resources(now))
+        };
+        let limit = |mib: i64| json!({"memory": {"limit": mib << 20}});
+        assert_eq!(of(limit(256), limit(64)), Some(192));
+        assert_eq!(of(limit(256), limit(256)), Some(0));
+        assert_eq!(of(limit(64), limit(256)), Some(0));
+        assert_eq!(of(limit(64), json!({"pids": {"limit": 5}})), None);
+        assert_eq!(of(json!({}), limit(64)), None);
     }
 
     #[test]

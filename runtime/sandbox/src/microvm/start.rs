@@ -1,4 +1,4 @@
-//! The gate between `created` and `running`: a socket of the VMM process, in the container's directory, for
+//! The gate between `created` and `running`: a socket of the VMM process, in the machine's directory, for
 //! as long as the container waits. The process that starts it connects there; that anybody listens
 //! tells that it waits, without a word to the guest, which may hang.
 
@@ -33,12 +33,12 @@ pub(super) enum StartError {
     Remote(#[from] Remote),
 }
 
-/// Whether the container in `directory` waits to be started.
+/// Whether the container of the machine in `directory` waits to be started.
 pub(super) fn is_waiting(directory: BorrowedFd<'_>) -> io::Result<bool> {
     is_listened_at(directory, SOCKET)
 }
 
-/// Starts the container in `directory`; returns when its program runs.
+/// Starts the container of the machine in `directory`; returns when its program runs.
 pub(super) fn start(directory: BorrowedFd<'_>, id: &str) -> Result<(), StartError> {
     let mut gate = connect_in(directory, SOCKET).map_err(StartError::Connect)?;
     let talk = |error: FrameError| StartError::Talk(error.into());

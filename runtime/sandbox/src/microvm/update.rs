@@ -1,9 +1,11 @@
 //! Other limits for a microVM that runs: each side's own, as at its creation ([`size`](super::size)).
 
+use std::os::fd::AsFd;
+
 use runvm_oci::{LinuxResources, Plan};
 use runvm_proto::Request;
 
-use super::{Guest, ReachError, size};
+use super::{Guest, ReachError, balloon, size};
 use crate::BackendError;
 
 /// Why a limit cannot be changed.
@@ -41,11 +43,16 @@ pub(super) fn update(guest: &Guest<'_>, resources: &LinuxResources) -> Result<()
             .control()?
             .demand(&request, &serde_json::to_vec(&inside)?)?;
     }
+    // And then its memory: while a lower limit is kept, it has some to spare.
+    if let Some(mib) = size::balloon_mib(&plan.resources, resources) {
+        balloon::set(guest.machine()?.as_fd(), mib)?;
+    }
     let cgroup = guest.record.cgroup()?.ok_or(ReachError::Gone)?;
     Ok(guest.record.limit(&cgroup, &around(resources))?)
 }
 
-/// What the host's cgroup limits. The machine keeps its memory, so that limit stays.
+/// What the host's cgroup limits. The guest may take its memory back when it runs out of it, so that
+/// limit stays.
 fn around(resources: &LinuxResources) -> LinuxResources {
     let mut resources = resources.clone();
     resources.set_memory(None);

@@ -2,8 +2,8 @@
 //! for the container's first process.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -12,22 +12,23 @@ use std::time::Duration;
 
 use runvm_proto::{Answer, DOORBELL_PORT, Process, Ready, Remote, Request, Stream};
 use runvm_sys::inherited;
-use runvm_sys::mount_attr::{self, MountAttr, Reach};
 use runvm_sys::unix_socket::path_in;
+use runvm_vmm::confine;
 use runvm_vmm::devices::fs::Exports;
 use runvm_vmm::devices::vsock::VsockConfig;
 use runvm_vmm::{Exit, Hypervisor, Stopper, VmConfig, launch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::attend::{self, Signals};
+use super::balloon;
 use super::guest::{Control, GuestError, SOCKET};
-use super::guest_config::ROOTFS;
 use super::hidden::Boss;
+use super::jail::Jail;
 use super::start::StartGate;
+use super::words::{self, LastWords};
 use super::{VM_DIED, stdio};
 use crate::BackendError;
 use crate::phases::{Stamps, now_ns};
@@ -36,10 +37,6 @@ use crate::phases::{Stamps, now_ns};
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a guest may take to end in an orderly way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
-/// The guest's serial console, in the container's directory.
-pub(super) const CONSOLE: &str = "console.log";
-/// How much of the console's end is told with an error.
-const LAST_WORDS_BYTES: u64 = 2048;
 /// The guest's address; the first one free (vsock(7)).
 const GUEST_CID: u64 = 3;
 
@@ -47,6 +44,7 @@ const GUEST_CID: u64 = 3;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) id: String,
+    /// The machine's directory.
     pub(super) directory: i32,
     pub(super) kernel: i32,
     pub(super) initramfs: i32,
@@ -55,7 +53,6 @@ pub(super) struct Order {
     pub(super) vcpus: u8,
     pub(super) hypervisor: OrderedHypervisor,
     pub(super) exports: Vec<OrderedExport>,
-    pub(super) read_only_root: bool,
     pub(super) terminal: bool,
     pub(super) no_new_keyring: bool,
     /// cgroup v1 `tasks` files to move into.
@@ -125,13 +122,14 @@ pub(super) fn run_hidden(mut boss: Boss) -> i32 {
 fn live(boss: &mut Boss) -> Result<i32, BackendError> {
     let (order, config) = boss.order::<Order>()?;
     settle(&order)?;
+    let jail = Jail::build()?;
     if order.terminal {
         stdio::take_terminal()?;
     }
     let signals = Signals::take()?;
     let directory = inherited::take(order.directory)?;
     let process = Process::first(&order.id);
-    let mut machine = Machine::boot(&order, directory.as_fd())?;
+    let machine = Machine::boot(&order, directory.as_fd(), jail)?;
     if order.hooks {
         boss.report(&Ok::<_, Remote>(Report::Booted))?;
         boss.order::<GoOn>()?;
@@ -140,7 +138,6 @@ fn live(boss: &mut Boss) -> Result<i32, BackendError> {
     let created = create(&order, &config, &streams, directory.as_fd())
         .map_err(|error| machine.explain(error))?;
     let Made { relays, answer } = created;
-    machine.make_root_read_only(order.read_only_root)?;
     let gate = StartGate::open(directory.as_fd(), &order.id)?;
     signals.forward(directory.try_clone()?, process.clone(), order.terminal)?;
     let mut control = Control::open(directory.as_fd(), None)?;
@@ -148,7 +145,7 @@ fn live(boss: &mut Boss) -> Result<i32, BackendError> {
 
     gate.serve(directory.try_clone()?)?;
     let Ok(status) = attend::wait(&mut control, &process) else {
-        machine.bury(directory.as_fd());
+        machine.bury();
         return Ok(VM_DIED);
     };
     relays.drain(attend::drain_patience(status));
@@ -217,8 +214,8 @@ struct Machine {
     /// Says how it ended, when it has.
     ended: Receiver<Exit>,
     console: File,
-    /// The root's export, to be made read-only.
-    rootfs: Option<OwnedFd>,
+    /// Takes the word of an unexpected end.
+    log: File,
     ready: Ready,
     /// The life line; the agent resets the machine when it ends.
     _doorbell: UnixStream,
@@ -227,12 +224,13 @@ struct Machine {
 }
 
 impl Machine {
-    /// Boots it up to the doorbell.
-    fn boot(order: &Order, directory: BorrowedFd<'_>) -> Result<Self, BackendError> {
+    /// Boots it up to the doorbell, in `jail`.
+    fn boot(order: &Order, directory: BorrowedFd<'_>, jail: Jail) -> Result<Self, BackendError> {
         let doorbell =
             UnixListener::bind(path_in(directory, &format!("{SOCKET}_{DOORBELL_PORT}")))?;
-        let console = open_console(directory)?;
-        let (exports, rootfs) = take_exports(order)?;
+        let console = words::open(directory, words::CONSOLE)?;
+        let log = words::open(directory, words::LOG)?;
+        confine::report_to(log.try_clone()?.into());
         let config = VmConfig {
             kernel: inherited::take(order.kernel)?.into(),
             initramfs: inherited::take(order.initramfs)?.into(),
@@ -240,7 +238,7 @@ impl Machine {
             memory_mib: order.memory_mib,
             vcpus: order.vcpus,
             serial: console.try_clone()?,
-            exports,
+            exports: take_exports(order)?,
             vsock: VsockConfig {
                 guest_cid: GUEST_CID,
                 listener: UnixListener::bind(path_in(directory, SOCKET))?,
@@ -256,8 +254,11 @@ impl Machine {
             },
         };
         let mut vm = launch(config, hypervisor)?;
+        jail.enter()?;
+        vm.start()?;
         let launched_ns = now_ns();
         let stopper = vm.stopper();
+        balloon::serve(directory, vm.balloon()?)?;
         let (tell, ended) = channel();
         let listener = doorbell.try_clone()?;
         thread::Builder::new().name("vm".into()).spawn(move || {
@@ -289,7 +290,7 @@ impl Machine {
             stopper,
             ended,
             console,
-            rootfs: Some(rootfs),
+            log,
             ready,
             _doorbell: doorbell,
             launched_ns,
@@ -313,22 +314,6 @@ impl Machine {
             }
             .into(),
             Err(_) => error,
-        }
-    }
-
-    /// Makes the root read-only, now that the agent has made its mount points.
-    fn make_root_read_only(&mut self, wanted: bool) -> io::Result<()> {
-        match self.rootfs.take() {
-            Some(rootfs) if wanted => {
-                let read_only = MountAttr::new(mount_attr::RDONLY, 0);
-                // Where the export is no mount of its own (without privileges), the guest's
-                // kernel alone keeps it.
-                match mount_attr::set(rootfs.as_fd(), Reach::Mount, read_only) {
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-                    set => set,
-                }
-            }
-            _ => Ok(()),
         }
     }
 
@@ -365,38 +350,26 @@ impl Machine {
     }
 
     /// Leaves word of why a running guest has gone.
-    fn bury(self, directory: BorrowedFd<'_>) {
+    fn bury(mut self) {
         let exit = self.ended.recv_timeout(SHUTDOWN_PATIENCE);
         self.stopper.stop();
         let why = match exit {
             Ok(exit) => exit.to_string(),
             Err(_) => "the agent has gone".to_owned(),
         };
-        let text = format!(
-            "the microVM ended unexpectedly: {why}{}\n",
-            LastWords::of(&self.console)
-        );
-        // Nobody is left to tell of a directory that is full or gone.
-        let _ = std::fs::write(path_in(directory, "vm.log"), text);
+        let words = LastWords::of(&self.console);
+        // Where there is no room for the word, the exit code has to do.
+        let _ = self.log.write_all(format!("{why}{words}\n").as_bytes());
     }
 }
 
-fn open_console(directory: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(directory, CONSOLE, flags, Mode::RUSR | Mode::WUSR)?.into())
-}
-
-fn take_exports(order: &Order) -> Result<(Exports, OwnedFd), BackendError> {
+fn take_exports(order: &Order) -> Result<Exports, BackendError> {
     let exports = Exports::new();
-    let mut rootfs = None;
     for export in &order.exports {
         let fd = inherited::take(export.fd)?;
-        if export.name == ROOTFS {
-            rootfs = Some(fd.try_clone()?);
-        }
         exports.add(&export.name, fd, export.read_only)?;
     }
-    Ok((exports, rootfs.ok_or("the order names no root")?))
+    Ok(exports)
 }
 
 /// Waits for the agent; `None` when it takes too long.
@@ -412,35 +385,4 @@ fn wait_for_ring(doorbell: &UnixListener) -> Result<Option<(UnixStream, Ready)>,
     connection.set_read_timeout(Some(BOOT_PATIENCE))?;
     let ready = Ready::receive(&mut connection)?;
     Ok(Some((connection, ready)))
-}
-
-/// The end of what the guest's kernel or agent said on the console.
-#[derive(Debug)]
-struct LastWords(String);
-
-impl LastWords {
-    fn of(mut console: &File) -> Self {
-        let mut text = Vec::new();
-        let end = console.seek(SeekFrom::End(0)).unwrap_or(0);
-        let read = console
-            .seek(SeekFrom::Start(end.saturating_sub(LAST_WORDS_BYTES)))
-            .and_then(|_| console.take(LAST_WORDS_BYTES).read_to_end(&mut text));
-        // Without its last words the guest's end is told all the same.
-        Self(
-            read.map(|_| String::from_utf8_lossy(&text).trim().to_owned())
-                .unwrap_or_default(),
-        )
-    }
-}
-
-impl std::fmt::Display for LastWords {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut lines: Vec<&str> = self.0.lines().rev().take(5).map(str::trim).collect();
-        lines.reverse();
-        if lines.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "; its console says: {}", lines.join(" | "))
-        }
-    }
 }

@@ -11,12 +11,19 @@ use virtio_queue::Queue;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
+pub(crate) mod balloon;
+#[cfg(test)]
+mod broken_chains;
+mod chain;
 #[cfg(test)]
 mod fake_driver;
 pub mod fs;
 pub(crate) mod mmio;
+mod queue_thread;
 pub(crate) mod reset;
+pub(crate) mod rng;
 pub(crate) mod serial;
+mod thread;
 pub mod vsock;
 
 /// The guest's memory as devices see it: a snapshot is taken for each batch of work.

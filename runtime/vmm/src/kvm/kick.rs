@@ -5,6 +5,7 @@
 )]
 
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -55,19 +56,18 @@ impl Wake for Kick {
     }
 }
 
-/// Gives the signal a handler, that it interrupts and does not kill, and lets it through to the
-/// calling thread.
+/// Gives the signal a handler, that it interrupts and does not kill.
 fn prepare_signal() {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(|| {
         let set = register_signal_handler(SIGRTMIN(), ignore);
         debug_assert!(set.is_ok(), "SIGRTMIN is a signal that can be handled");
     });
-    let unblocked = unblock_signal(SIGRTMIN());
-    debug_assert!(
-        unblocked.is_ok(),
-        "SIGRTMIN is a signal that can be unblocked"
-    );
+}
+
+/// Lets the signal through to the calling thread.
+pub(super) fn let_signal_through() -> io::Result<()> {
+    unblock_signal(SIGRTMIN()).map_err(|error| io::Error::other(error.to_string()))
 }
 
 extern "C" fn ignore(_signal: c_int, _info: *mut libc::siginfo_t, _context: *mut c_void) {}

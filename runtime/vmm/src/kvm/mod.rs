@@ -1,6 +1,6 @@
 //! The KVM rung: a machine of this crate's own making, run by hardware.
 //!
-//! [`launch`] builds it and starts a thread per vCPU; [`KvmVm`] is what is left to hold. The
+//! [`launch`] builds it with a thread per vCPU; [`KvmVm`] is what is left to start and to hold. The
 //! machine has in-kernel interrupt controllers, no timer chip (the guest uses kvm-clock and the
 //! TSC deadline timer), a serial console, two reset ports and virtio-mmio devices.
 
@@ -16,6 +16,7 @@ pub(crate) mod vm;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -124,7 +125,7 @@ pub enum KvmLaunchError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A vCPU's thread.
+    /// A vCPU's thread, or its confinement.
     #[error("cannot start the thread of vCPU {vcpu}")]
     Thread {
         /// Which vCPU.
@@ -144,7 +145,7 @@ impl KvmLaunchError {
     }
 }
 
-/// Builds `machine` on `/dev/kvm`, which `device` is, and runs it.
+/// Builds `machine` on `/dev/kvm`, which `device` is, up to the first entry of the guest.
 pub(crate) fn launch(device: OwnedFd, machine: Machine) -> Result<KvmVm, KvmLaunchError> {
     let kvm = vm::kvm_from(device);
     check_counts(&kvm, &machine)?;
@@ -169,7 +170,7 @@ pub(crate) fn launch(device: OwnedFd, machine: Machine) -> Result<KvmVm, KvmLaun
     };
     let entry = boot::load(&memory.memory(), &images)?;
     let vcpus = create_vcpus(&kvm, &vm, machine.vcpus, entry)?;
-    start(vcpus, buses, shared)
+    make_threads(vcpus, buses, shared)
 }
 
 fn check_counts(kvm: &Kvm, machine: &Machine) -> Result<(), KvmLaunchError> {
@@ -339,15 +340,17 @@ fn create_vcpu(
     Ok(vcpu)
 }
 
-fn start(
+/// Starts a thread for each vCPU, which confines itself and waits for [`KvmVm::start`].
+fn make_threads(
     vcpus: Vec<GuestVcpu>,
     buses: Buses,
     shared: Arc<Shared>,
 ) -> Result<KvmVm, KvmLaunchError> {
     let buses = Arc::new(buses);
-    // Should a thread fail to start, the drop of this ends those that run.
+    // Should a thread fail to start, the drop of this ends those that wait.
     let mut vm = KvmVm {
         shared,
+        gates: Vec::with_capacity(vcpus.len()),
         threads: Vec::with_capacity(vcpus.len()),
     };
     for (id, guest) in (0..).zip(vcpus) {
@@ -357,22 +360,42 @@ fn start(
             buses: Arc::clone(&buses),
             shared: Arc::clone(&vm.shared),
         };
+        let failed = |source| KvmLaunchError::Thread { vcpu: id, source };
+        let (ready, confined) = mpsc::channel();
+        let (gate, opened) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
-            .spawn(move || vcpu.run())
-            .map_err(|source| KvmLaunchError::Thread { vcpu: id, source })?;
+            .spawn(move || vcpu.run(&ready, &opened))
+            .map_err(failed)?;
+        vm.gates.push(gate);
         vm.threads.push(thread);
+        let ended = || Err(io::ErrorKind::BrokenPipe.into());
+        confined
+            .recv()
+            .unwrap_or_else(|_| ended())
+            .map_err(failed)?;
     }
     Ok(vm)
 }
 
-/// A machine that runs. The devices belong to the vCPUs' threads, and end with the last of them.
+/// A machine that waits, or runs. The devices belong to the vCPUs' threads, and end with the last
+/// of them.
 pub(crate) struct KvmVm {
     shared: Arc<Shared>,
+    /// What each vCPU's thread waits for before it enters the guest.
+    gates: Vec<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl KvmVm {
+    /// Lets the vCPUs enter the guest.
+    pub(crate) fn start(&mut self) {
+        for gate in self.gates.drain(..) {
+            // A thread that has panicked has ended the VM with words already.
+            let _ = gate.send(());
+        }
+    }
+
     /// Blocks until the VM has ended, and every thread of it and of its devices too.
     pub(crate) fn wait(&mut self) -> Exit {
         let exit = self.shared.power.wait();
@@ -393,6 +416,8 @@ impl KvmVm {
     }
 
     fn join(&mut self) {
+        // For those that were never let in.
+        self.gates.clear();
         for thread in self.threads.drain(..) {
             // A panic has ended the VM with words already.
             let _panicked = thread.join();

@@ -43,6 +43,12 @@ fn device() -> OwnedFd {
     options.unwrap().into()
 }
 
+fn started(machine: Machine) -> KvmVm {
+    let mut vm = launch(device(), machine).unwrap();
+    vm.start();
+    vm
+}
+
 fn have_kvm() -> bool {
     let have = Path::new("/dev/kvm").exists();
     if !have {
@@ -64,7 +70,7 @@ fn a_guest_speaks_and_resets() {
     }
     let log = file(b"");
     let code = [&say(b"hello")[..], RESET, FOREVER].concat();
-    let mut vm = launch(device(), machine(&code, &log)).unwrap();
+    let mut vm = started(machine(&code, &log));
     assert_eq!(vm.wait(), Exit::Reset);
     assert_eq!(read(&log), b"hello");
     assert_eq!(vm.exits().of(ExitCause::PortWrite), 6);
@@ -77,7 +83,7 @@ fn the_chipset_resets_too() {
         return;
     }
     let code = [&out(0xcf9, 6)[..], FOREVER].concat();
-    let mut vm = launch(device(), machine(&code, &file(b""))).unwrap();
+    let mut vm = started(machine(&code, &file(b"")));
     assert_eq!(vm.wait(), Exit::Reset);
 }
 
@@ -92,7 +98,7 @@ fn addresses_without_a_device_read_as_ones_and_swallow_writes() {
     // mov al, [0xd0800000]; mov [0xd0800000], al
     let mmio: &[u8] = &[0xa0, 0, 0, 0x80, 0xd0, 0xa2, 0, 0, 0x80, 0xd0];
     let code = [port, SAY_AL, mmio, SAY_AL, RESET, FOREVER].concat();
-    let mut vm = launch(device(), machine(&code, &log)).unwrap();
+    let mut vm = started(machine(&code, &log));
     assert_eq!(vm.wait(), Exit::Reset);
     assert_eq!(read(&log), [0xff, 0xff]);
     assert_eq!(vm.exits().of(ExitCause::PortRead), 1);
@@ -106,7 +112,7 @@ fn a_guest_that_crashes_ends_with_words_and_registers() {
         return;
     }
     // An exception without an interrupt table: ud2.
-    let mut vm = launch(device(), machine(&[0x0f, 0x0b], &file(b""))).unwrap();
+    let mut vm = started(machine(&[0x0f, 0x0b], &file(b"")));
     let Exit::Crashed(words) = vm.wait() else {
         panic!("it did not crash");
     };
@@ -123,7 +129,7 @@ fn a_vm_is_stopped_whatever_its_vcpus_do() {
     for (name, code) in [("loop", FOREVER), ("halt", &[0xfa, 0xf4, 0xeb, 0xfc][..])] {
         let mut machine = machine(code, &file(b""));
         machine.vcpus = 2;
-        let mut vm = launch(device(), machine).unwrap();
+        let mut vm = started(machine);
         let power = Arc::clone(vm.power());
         let stopper = thread::spawn(move || power.turn_off(Exit::Stopped));
         assert_eq!(vm.wait(), Exit::Stopped, "{name}");
@@ -137,7 +143,7 @@ fn a_vm_that_is_dropped_ends() {
     if !have_kvm() {
         return;
     }
-    let vm = launch(device(), machine(FOREVER, &file(b""))).unwrap();
+    let vm = started(machine(FOREVER, &file(b"")));
     let shared = Arc::clone(&vm.shared);
     drop(vm);
     assert_eq!(Arc::strong_count(&shared), 1);
@@ -184,4 +190,17 @@ fn the_command_line_names_each_device_and_ends_with_the_caller_s_words() {
         "console=ttyS0 reboot=k panic=-1 virtio_mmio.device=4K@0xd0000000:5 \
          virtio_mmio.device=4K@0xd0001000:6 quiet"
     );
+}
+
+#[test]
+fn a_machine_that_is_not_started_can_be_stopped() {
+    if !have_kvm() {
+        return;
+    }
+    let log = file(b"");
+    let mut vm = launch(device(), machine(&say(b"hello"), &log)).unwrap();
+    vm.power().turn_off(Exit::Stopped);
+    assert_eq!(vm.wait(), Exit::Stopped);
+    assert!(vm.first_entry().is_none());
+    assert_eq!(read(&log), b"");
 }

@@ -4,6 +4,8 @@
     reason = "a union in memory shared with the kernel is read, and the kick is made"
 )]
 
+use std::io;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,14 +14,35 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::thread::CapabilitySet;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::kick::Kick;
+use super::kick::{self, Kick};
 use super::power::PowerSwitch;
 use super::vm::GuestVcpu;
 use crate::Exit;
 use crate::bus::Bus;
+use crate::confine::{Confinement, call, one_of};
 use crate::exits::{ExitCause, ExitCounters};
+
+/// What a vCPU's thread keeps: it enters the guest, and brings up the devices whose registers the
+/// guest writes.
+const CONFINEMENT: Confinement = Confinement {
+    thread: "vCPU",
+    capabilities: CapabilitySet::empty(),
+    calls: &[
+        &[one_of(libc::SYS_ioctl, 1, &VCPU_IOCTLS)],
+        &[
+            call(libc::SYS_epoll_create1),
+            call(libc::SYS_epoll_ctl),
+            call(libc::SYS_eventfd2),
+        ],
+    ],
+    absent: &[],
+};
+
+/// `KVM_RUN`, and `KVM_GET_REGS` and `KVM_GET_SREGS` for the words about a crash (linux/kvm.h).
+const VCPU_IOCTLS: [u32; 3] = [0xae80, 0x8090_ae81, 0x8138_ae83];
 
 /// What a guest's accesses reach.
 #[derive(Default)]
@@ -46,14 +69,24 @@ pub(super) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Runs until the VM has ended, which this vCPU may be the cause of.
-    pub(super) fn run(mut self) {
+    /// Confines the calling thread and says so to `ready`; waits for `gate`, and runs until the
+    /// VM has ended, which this vCPU may be the cause of.
+    pub(super) fn run(mut self, ready: &Sender<io::Result<()>>, gate: &Receiver<()>) {
         let power = Arc::clone(&self.shared.power);
         let _end = EndOnPanic(&power, self.id);
         // SAFETY: the watch, and with it the kick, is dropped at this function's end: before
         // `self`, which came before it, and before the thread, which runs this function.
         let kick = unsafe { Kick::of_this_thread(&mut self.guest.fd) };
         let _watch = power.watch(kick);
+        let confined = CONFINEMENT.enter().map_err(io::Error::from);
+        let confined = confined.and_then(|()| kick::let_signal_through());
+        let failed = confined.is_err();
+        // Who waits for this has not gone away.
+        let _ = ready.send(confined);
+        // No word comes for a machine that is dropped before it runs.
+        if failed || gate.recv().is_err() {
+            return;
+        }
         if self.id == 0 {
             let _first = self.shared.first_entry.set(monotonic_now());
         }

@@ -4,7 +4,7 @@ use std::ffi::{CString, NulError};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use virtio_bindings::virtio_ids::{VIRTIO_ID_FS, VIRTIO_ID_VSOCK};
+use virtio_bindings::virtio_ids::{VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
 
 use super::QemuLaunchError;
 use crate::devices::VirtioDevice;
@@ -31,6 +31,9 @@ const COMMAND_LINE: &str =
 /// Forks and new privileges are refused to QEMU by itself, before the guest runs.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
+/// QEMU's own: its balloons have no vhost-user front end. It does as ours does.
+const BALLOON: &str = "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on";
+
 /// The longest queue that QEMU's virtio-fs device takes.
 const FS_QUEUE_SIZE: u16 = 1024;
 
@@ -47,6 +50,7 @@ impl Attached {
     ) -> Result<Self, QemuLaunchError> {
         let option = match device.device_type() {
             VIRTIO_ID_FS => fs_option(device),
+            VIRTIO_ID_RNG => "vhost-user-rng".into(),
             VIRTIO_ID_VSOCK => "vhost-user-vsock-device".into(),
             device_type => return Err(QemuLaunchError::Device { device_type }),
         };
@@ -92,7 +96,8 @@ impl Arguments<'_> {
     /// The command line, the program's name first.
     pub(super) fn to_argv(&self) -> Result<Vec<CString>, NulError> {
         let mut line = Line(vec!["qemu-system-x86_64".into()]);
-        for alone in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        // It waits for the monitor's word to run the guest (-S).
+        for alone in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
             line.0.push(alone.into());
         }
         line.add("-display", "none");
@@ -139,6 +144,7 @@ impl Arguments<'_> {
             );
             line.add("-device", format_args!("{},chardev={id}", device.option));
         }
+        line.add("-device", BALLOON);
     }
 }
 

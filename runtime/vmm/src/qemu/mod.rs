@@ -1,6 +1,7 @@
 //! The QEMU rung: a microVM by binary translation, for hosts whose KVM cannot run a guest's kernel.
 //!
-//! [`launch`] starts QEMU as a child with a machine of type `microvm`. The virtio devices stay in
+//! [`launch`] starts QEMU as a child with a machine of type `microvm`, without capabilities and under
+//! QEMU's own filter of system calls (its `-sandbox`). The virtio devices stay in
 //! this process: QEMU reaches them over vhost-user. Everything that QEMU is given, it is given as
 //! an inherited descriptor: kernel, initramfs, the devices' connections, the console and its
 //! monitor; it opens no file of ours by name.
@@ -20,12 +21,14 @@ use std::thread::{self, JoinHandle};
 
 use runvm_sys::clone::SpawnError;
 use rustix::fs::{Mode, OFlags};
+use rustix::thread::CapabilitySet;
 
 use self::arguments::Attached;
 pub(crate) use self::ending::Ending;
 use self::process::Supervised;
 use self::vhost_user::Backend;
 use crate::Exit;
+use crate::confine;
 use crate::devices::VirtioDevice;
 use crate::kvm::Machine;
 
@@ -81,15 +84,32 @@ impl QemuLaunchError {
     }
 }
 
-/// A machine that runs on QEMU, or has ended. Dropping it ends it.
+/// A machine that waits or runs on QEMU, or has ended. Dropping it ends it.
 pub(crate) struct QemuVm {
     ending: Arc<Ending>,
+    /// For commands; what QEMU says is the supervisor's to read.
+    monitor: UnixStream,
+    memory_mib: u32,
     /// Starts QEMU and outlives it: QEMU dies with the thread that started it.
     supervisor: Option<JoinHandle<()>>,
     backends: Vec<Backend>,
 }
 
-/// Starts QEMU and waits until its machine runs.
+/// QEMU's balloon.
+pub(crate) struct Balloon {
+    monitor: UnixStream,
+    memory_mib: u32,
+}
+
+impl Balloon {
+    /// Asks the guest to give up `mib` of its memory.
+    pub(crate) fn set(&self, mib: u32) -> io::Result<()> {
+        let left = self.memory_mib.saturating_sub(mib);
+        monitor::leave_memory(&self.monitor, u64::from(left) << 20)
+    }
+}
+
+/// Starts QEMU and waits until its machine is made. The guest waits for [`QemuVm::start`].
 pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaunchError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let executable =
@@ -101,6 +121,9 @@ pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaun
     let (attached, backends) = attach(machine.devices, &ending)?;
     let (monitor, monitor_end) =
         UnixStream::pair().map_err(QemuLaunchError::prepare("monitor's socket"))?;
+    let commands = monitor
+        .try_clone()
+        .map_err(QemuLaunchError::prepare("monitor's socket"))?;
     let arguments = arguments::Arguments {
         kernel: machine.kernel.as_fd(),
         initramfs: machine.initramfs.as_fd(),
@@ -130,6 +153,8 @@ pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaun
     let supervisor = supervise(start, &ending)?;
     Ok(QemuVm {
         ending,
+        monitor: commands,
+        memory_mib: machine.memory_mib,
         supervisor: Some(supervisor),
         backends,
     })
@@ -155,7 +180,7 @@ fn attach(
     Ok((attached, backends))
 }
 
-/// Starts the thread that starts QEMU; returns when the machine runs.
+/// Starts the thread that starts QEMU; returns when the machine is made.
 fn supervise(
     start: process::Start,
     ending: &Arc<Ending>,
@@ -163,7 +188,15 @@ fn supervise(
     let (say, started) = mpsc::sync_channel(1);
     let shared = Arc::clone(ending);
     let thread = thread::Builder::new().name("qemu".into()).spawn(move || {
-        match start.run(&shared) {
+        // QEMU starts with what this thread has left.
+        let powerless = give_up_power().map_err(QemuLaunchError::prepare("confinement"));
+        let running = powerless.and_then(|()| start.run(&shared));
+        let confined = running.and_then(|running| {
+            let confined = process::CONFINEMENT.enter().map_err(io::Error::from);
+            confined.map_err(QemuLaunchError::prepare("confinement"))?;
+            Ok(running)
+        });
+        match confined {
             Ok(running) => {
                 // The receiver waits for exactly this.
                 let _ = say.send(Ok(()));
@@ -181,7 +214,26 @@ fn supervise(
     started.recv().unwrap_or_else(|_| lost()).map(|()| thread)
 }
 
+/// Leaves the calling thread, and with it QEMU, no capabilities and no way to new privileges.
+fn give_up_power() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    confine::keep_capabilities(CapabilitySet::empty())
+}
+
 impl QemuVm {
+    /// Lets the guest run.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        monitor::let_go(&self.monitor)
+    }
+
+    /// The balloon of the machine.
+    pub(crate) fn balloon(&self) -> io::Result<Balloon> {
+        Ok(Balloon {
+            monitor: self.monitor.try_clone()?,
+            memory_mib: self.memory_mib,
+        })
+    }
+
     /// Blocks until QEMU has ended, and all threads for it have; says how.
     pub(crate) fn wait(&mut self) -> Exit {
         if let Some(supervisor) = self.supervisor.take() {

@@ -1,4 +1,4 @@
-//! QEMU's monitor (QMP), of which one command and one event are used.
+//! QEMU's monitor (QMP), of which three commands and one event are used.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -79,6 +79,18 @@ impl Monitor {
         }
         said
     }
+}
+
+/// Has the machine at the other end of `socket`, a monitor that is open already, run its guest.
+pub(super) fn let_go(mut socket: &UnixStream) -> io::Result<()> {
+    socket.write_all(b"{\"execute\":\"cont\"}\n")
+}
+
+/// Has QEMU, at the other end of `socket`, leave its guest `bytes` of memory. Whether it can is
+/// not waited for: the guest takes its time in any case.
+pub(super) fn leave_memory(mut socket: &UnixStream, bytes: u64) -> io::Result<()> {
+    let command = format!("{{\"execute\":\"balloon\",\"arguments\":{{\"value\":{bytes}}}}}\n");
+    socket.write_all(command.as_bytes())
 }
 
 impl AsFd for Monitor {

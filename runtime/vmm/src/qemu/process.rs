@@ -11,16 +11,32 @@ use runvm_sys::clone::Spawn;
 use runvm_sys::{ExitStatus, PidFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::CapabilitySet;
 
 use super::monitor::{Monitor, Said};
 use super::{Ending, QemuLaunchError};
 use crate::Exit;
+use crate::confine::{Confinement, call};
 
 /// How much of the guest's console is kept, as on KVM.
 const LOG_LIMIT_BYTES: usize = 1 << 20;
 
 /// How much of what QEMU says on its standard error is kept: its first words name the fault.
 const WORDS_LIMIT_BYTES: usize = 4096;
+
+/// What the thread keeps that watches QEMU.
+pub(super) const CONFINEMENT: Confinement = Confinement {
+    thread: "QEMU",
+    capabilities: CapabilitySet::empty(),
+    calls: &[&[
+        call(libc::SYS_pidfd_send_signal),
+        call(libc::SYS_poll),
+        call(libc::SYS_ppoll),
+        call(libc::SYS_recvfrom),
+        call(libc::SYS_waitid),
+    ]],
+    absent: &[],
+};
 
 /// Everything that QEMU is started with.
 pub(super) struct Start {
@@ -44,7 +60,7 @@ pub(super) struct Supervised {
 }
 
 impl Start {
-    /// Starts QEMU, and waits until its machine runs. It dies with the thread that calls this.
+    /// Starts QEMU, and waits until its machine is made. It dies with the thread that calls this.
     pub(super) fn run(self, ending: &Ending) -> Result<Supervised, QemuLaunchError> {
         let path = self.path.clone();
         let mut running = self.spawn()?;

@@ -5,9 +5,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::args::{self, Args};
-use super::chain::{Readable, Writable};
 use super::thread::{Caller, ServingThread};
 use super::wire::{self, IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, OutHeader, WriteIn, opcode};
+use crate::devices::chain::{Readable, Writable};
 
 /// The most data one `READ` or `WRITE` moves: what `FUSE_INIT` promises as `max_write`.
 pub(super) const MAX_WRITE: u32 = 1 << 20;

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::QueueT;
-use vm_memory::GuestAddressSpace;
 
 use super::descriptors::Budget;
 use super::exports::Exports;
 use super::server::Server;
-use super::worker::{QueueToServe, Serving};
+use super::worker::{self, Files};
+use crate::devices::queue_thread::{self, QueueThread};
 use crate::devices::{Activation, VirtioDevice};
 
 /// The length of the tag in the configuration space.
@@ -25,8 +24,10 @@ const QUEUE_SIZES: [u16; 2] = [1024, 1024];
 /// A virtio-fs device that serves a table of exports, in this process.
 pub struct FsDevice {
     tag: [u8; TAG_BYTES],
+    #[cfg(test)]
     pub(super) server: Arc<Server>,
-    serving: Vec<Serving>,
+    /// One for each queue.
+    threads: Vec<QueueThread<Files>>,
 }
 
 impl FsDevice {
@@ -34,7 +35,8 @@ impl FsDevice {
     /// `exports`.
     ///
     /// Opens `/proc/self/fd`, which must be there now and need not be later, and raises the
-    /// process's soft limit of descriptors to the hard one.
+    /// process's soft limit of descriptors to the hard one. The threads that will serve are
+    /// started and confined here.
     pub fn new(exports: Exports, tag: &str) -> io::Result<Self> {
         let mut padded = [0; TAG_BYTES];
         let fits = padded
@@ -46,10 +48,14 @@ impl FsDevice {
         })?;
         place.copy_from_slice(tag.as_bytes());
         let server = Server::new(exports, Budget::of_process())?;
+        let threads = (0..QUEUE_SIZES.len())
+            .map(|number| worker::start(number, Arc::clone(&server)))
+            .collect::<io::Result<_>>()?;
         Ok(Self {
             tag: padded,
+            #[cfg(test)]
             server,
-            serving: Vec::new(),
+            threads,
         })
     }
 }
@@ -89,29 +95,14 @@ impl VirtioDevice for FsDevice {
             features,
             queues,
         } = activation;
-        for (number, active) in (0..).zip(queues) {
-            let Some(mut active) = active else { continue };
-            active
-                .queue
-                .set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
-            if !active.queue.is_valid(&*memory.memory()) {
-                self.reset();
-                let message = format!("virtio-fs queue {number} lies outside of guest memory");
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-            }
-            let (memory, interrupt) = (memory.clone(), Arc::clone(&interrupt));
-            let queue = QueueToServe {
-                number,
-                queue: active,
-                memory,
-                interrupt,
+        for queue in queue_thread::numbered(queues, features) {
+            let Some(thread) = self.threads.get_mut(usize::from(queue.0)) else {
+                break;
             };
-            match Serving::start(queue, Arc::clone(&self.server)) {
-                Ok(serving) => self.serving.push(serving),
-                Err(error) => {
-                    self.reset();
-                    return Err(error);
-                }
+            let served = thread.serve(vec![queue], memory.clone(), Arc::clone(&interrupt));
+            if let Err(error) = served {
+                self.reset();
+                return Err(error);
             }
         }
         Ok(())
@@ -119,6 +110,6 @@ impl VirtioDevice for FsDevice {
 
     /// The session lives on: a guest that comes up again begins a new one with `FUSE_INIT`.
     fn reset(&mut self) {
-        self.serving.clear();
+        self.threads.iter_mut().for_each(QueueThread::stop);
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 use super::call::Worker;
-use super::chain::{Readable, Writable};
 use super::descriptors::Budget;
 use super::exports::Exports;
 use super::server::Server;
+use crate::devices::chain::{Readable, Writable};
 
 /// Serves FUSE requests on the calling thread, as the device's workers do: the way in for fuzzing.
 pub struct LocalServer {

@@ -13,7 +13,6 @@
 mod args;
 mod attr;
 mod call;
-mod chain;
 mod descriptors;
 mod device;
 mod exports;

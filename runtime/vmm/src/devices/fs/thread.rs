@@ -5,7 +5,6 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 
 use nix::sched::CloneFlags;
-use nix::sys::signal::SigSet;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{fchdir, getegid, geteuid, umask};
@@ -13,6 +12,8 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
+
+use crate::confine;
 
 /// What a caller keeps of the server's power while a file is made in its name.
 ///
@@ -51,7 +52,7 @@ impl ServingThread {
     pub(super) fn enter(proc_fds: BorrowedFd<'_>) -> io::Result<Self> {
         nix::sched::unshare(CloneFlags::CLONE_FS)?;
         // Above all SIGXFSZ: a write beyond the server's RLIMIT_FSIZE is an error of the guest's.
-        SigSet::all().thread_block()?;
+        confine::block_signals()?;
         fchdir(proc_fds)?;
         umask(Mode::empty());
         match set_thread_groups(&[]) {

@@ -25,9 +25,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use nix::sys::signal::SigSet;
+use rustix::thread::CapabilitySet;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
@@ -38,7 +37,29 @@ use self::epoll::Epoll;
 use self::mux::Mux;
 use self::ports::PortDirectory;
 use self::worker::Worker;
+use super::thread::DeviceThread;
 use super::{Activation, ActiveQueue, VirtioDevice};
+use crate::confine::{Call, Confinement, call, one_of};
+
+/// What the worker keeps: unix sockets, and the wait for their events.
+const CONFINEMENT: Confinement = Confinement {
+    thread: "virtio-vsock",
+    capabilities: CapabilitySet::empty(),
+    calls: &[SOCKETS],
+    absent: &[],
+};
+
+const SOCKETS: &[Call] = &[
+    one_of(libc::SYS_socket, 0, &[libc::AF_UNIX.cast_unsigned()]),
+    call(libc::SYS_accept4),
+    call(libc::SYS_connect),
+    call(libc::SYS_epoll_ctl),
+    call(libc::SYS_epoll_pwait),
+    call(libc::SYS_epoll_wait),
+    call(libc::SYS_recvfrom),
+    call(libc::SYS_sendto),
+    call(libc::SYS_shutdown),
+];
 
 const RX_QUEUE: u16 = 0;
 const TX_QUEUE: u16 = 1;
@@ -69,26 +90,22 @@ pub struct VsockDevice {
     guest_cid: u64,
     listener: Arc<UnixListener>,
     ports: PortDirectory,
-    active: Option<Active>,
-}
-
-/// A running worker.
-#[derive(Debug)]
-struct Active {
-    stop: EventFd,
-    thread: JoinHandle<io::Result<()>>,
+    thread: DeviceThread<()>,
+    /// Stops the worker while it serves.
+    stop: Option<EventFd>,
 }
 
 impl VsockDevice {
-    /// Makes the device. Nothing runs before it is activated.
-    #[must_use]
-    pub fn new(config: VsockConfig) -> Self {
-        Self {
+    /// Makes the device, with its thread, which is confined and waits.
+    pub fn new(config: VsockConfig) -> io::Result<Self> {
+        config.listener.set_nonblocking(true)?;
+        Ok(Self {
             guest_cid: config.guest_cid,
             listener: Arc::new(config.listener),
             ports: PortDirectory::new(config.ports),
-            active: None,
-        }
+            thread: DeviceThread::start("vsock".into(), &CONFINEMENT, || Ok(()))?,
+            stop: None,
+        })
     }
 }
 
@@ -117,7 +134,6 @@ impl VirtioDevice for VsockDevice {
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         self.reset();
         let queues = checked_queues(activation.queues, &activation.memory.memory())?;
-        self.listener.set_nonblocking(true)?;
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         let epoll = Arc::new(Epoll::new()?);
         let mux = Mux::new(self.guest_cid, self.ports.clone(), Arc::clone(&epoll));
@@ -129,21 +145,18 @@ impl VirtioDevice for VsockDevice {
             &stop,
             (epoll, mux),
         )?;
-        let thread = thread::Builder::new().name("vsock".into()).spawn(move || {
-            // Signals are for others, SIGPIPE above all: a host reader may leave at any time.
-            SigSet::all().thread_block()?;
-            worker.run()
-        })?;
-        self.active = Some(Active { stop, thread });
+        // It fails for want of the kernel's memory: the device is silent then.
+        self.thread.give(move |()| drop(worker.run()))?;
+        self.stop = Some(stop);
         Ok(())
     }
 
     fn reset(&mut self) {
-        if let Some(active) = self.active.take() {
+        if let Some(stop) = self.stop.take() {
             // A write to an event descriptor of our own that is 0 cannot fail, and the thread
-            // ends at the next event.
-            let _ = active.stop.write(1);
-            let _ = active.thread.join();
+            // ends its work at the next event.
+            let _ = stop.write(1);
+            self.thread.wait();
         }
     }
 }

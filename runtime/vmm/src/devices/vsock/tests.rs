@@ -60,7 +60,8 @@ impl Bench {
             guest_cid: GUEST_CID,
             listener: UnixListener::bind(directory.0.join("vm.sock")).unwrap(),
             ports: rustix::fs::open(&directory.0, flags, Mode::empty()).unwrap(),
-        });
+        })
+        .unwrap();
         let driver = Driver::new();
         device.activate(driver.activation(true)).unwrap();
         Self {

@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use rustix::thread::CapabilitySet;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -31,7 +32,26 @@ use vm_memory::GuestAddressSpace;
 use self::event::event_from;
 use self::memory::MemoryTable;
 use self::ring::{Calls, Ring};
+use crate::confine::{Confinement, call};
 use crate::devices::{Activation, VirtioDevice};
+
+/// What the thread of a connection keeps.
+const CONFINEMENT: Confinement = Confinement {
+    thread: "vhost-user",
+    capabilities: CapabilitySet::empty(),
+    calls: &[&[
+        call(libc::SYS_epoll_create1),
+        call(libc::SYS_epoll_ctl),
+        call(libc::SYS_eventfd2),
+        // The end of a connection that broke is QEMU's.
+        call(libc::SYS_pidfd_send_signal),
+        call(libc::SYS_recvmsg),
+        call(libc::SYS_sendmsg),
+        call(libc::SYS_shutdown),
+        call(libc::SYS_statx),
+    ]],
+    absent: &[],
+};
 
 /// A device that a thread serves over a connection. Dropped, it ends the connection and the thread.
 #[derive(Debug)]
@@ -51,7 +71,10 @@ impl Backend {
         let name = format!("vhost-user-{}", device.device_type());
         let connection = socket.try_clone()?;
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let ended = converse(device, &connection);
+            let confined = CONFINEMENT.enter().map_err(io::Error::from);
+            let ended = confined
+                .map_err(Error::ReqHandlerError)
+                .and_then(|()| converse(device, &connection));
             // The other descriptor of this socket is still open: the front end must not wait.
             let _ = connection.shutdown(Shutdown::Both);
             if let Err(error) = ended {

@@ -6,20 +6,20 @@ use virtio_queue::DescriptorChain;
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 /// The readable part of a chain, from its start on. Every byte is read at most once.
-pub(super) struct Readable<'m> {
+pub(crate) struct Readable<'m> {
     slices: VecDeque<VolatileSlice<'m>>,
     len: usize,
 }
 
 /// The writable part of a chain, from its start on.
-pub(super) struct Writable<'m> {
+pub(crate) struct Writable<'m> {
     slices: VecDeque<VolatileSlice<'m>>,
     len: usize,
 }
 
 /// Walks a chain, or returns `None` for one that no driver may make (virtio 1.2, section 2.7.4.2):
 /// cut off or endless, with a buffer outside of memory, or readable after writable.
-pub(super) fn split<'m>(
+pub(crate) fn split<'m>(
     chain: DescriptorChain<&'m GuestMemoryMmap>,
     memory: &'m GuestMemoryMmap,
 ) -> Option<(Readable<'m>, Writable<'m>)> {
@@ -43,23 +43,23 @@ pub(super) fn split<'m>(
 }
 
 impl<'m> Readable<'m> {
-    pub(super) fn new(slices: VecDeque<VolatileSlice<'m>>) -> Self {
+    pub(crate) fn new(slices: VecDeque<VolatileSlice<'m>>) -> Self {
         let len = total(&slices);
         Self { slices, len }
     }
 
     /// How many bytes are left.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Forgets what lies beyond the next `len` bytes.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
     /// Copies the next bytes, as many as there are, and returns how many those were.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> usize {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
         let wanted = buffer.len().min(self.len);
         let mut done = 0;
         while done < wanted {
@@ -80,18 +80,18 @@ impl<'m> Readable<'m> {
 }
 
 impl<'m> Writable<'m> {
-    pub(super) fn new(slices: VecDeque<VolatileSlice<'m>>) -> Self {
+    pub(crate) fn new(slices: VecDeque<VolatileSlice<'m>>) -> Self {
         let len = total(&slices);
         Self { slices, len }
     }
 
     /// How many bytes there is room for.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Takes the next `len` bytes away, to be written later; `None` when there are fewer.
-    pub(super) fn take(&mut self, len: usize) -> Option<Self> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<Self> {
         if len > self.len {
             return None;
         }
@@ -113,7 +113,7 @@ impl<'m> Writable<'m> {
     }
 
     /// Writes as many of `bytes` as there is room for, and returns how many those were.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
         let wanted = bytes.len().min(self.len);
         let mut done = 0;
         while done < wanted {
