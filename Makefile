@@ -14,11 +14,13 @@ AGENT := $(OUT)/guest/runvm-agent
 # What a user would have under PREFIX, put together in the build directory.
 STAGE := $(CURDIR)/target/stage
 SHARE := $(STAGE)/share/runvm
+YOUKI_VERSION := 0.7.0
+YOUKI := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/runvm/youki-$(YOUKI_VERSION)
 
 BUILD_PACKAGES := gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils linux-source-6.12
 DEMO_PACKAGES := busybox-static qemu-system-x86
 TEST_PACKAGES := runc criu strace procps iproute2 uidmap systemd dbus
-BENCH_PACKAGES := runc crun hyperfine
+BENCH_PACKAGES := runc crun podman pkg-config libseccomp-dev
 HOST_PACKAGES := qemu-system-common zstd kmod
 
 help: ## Show this list
@@ -42,8 +44,13 @@ rootfs: binaries ## Pack the agent into the guest's initramfs
 demo: demo-packages build ## Run one bundle in both isolations and draw the two start-ups
 	@tests/demo $(STAGE)/bin/runvm
 
-bench: demo-packages bench-packages build ## Measure beside other runtimes
-	@tests/bench/run $(STAGE)/bin/runvm
+bench: demo-packages bench-packages binaries $(YOUKI)/bin/youki ## Measure beside other runtimes, as Markdown tables
+	PATH="$(YOUKI)/bin:$$PATH" RUNVM_BIN=$(STAGE)/bin/runvm RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo bench --target $(TARGET) -p runvm-tests --bench containers
+
+# Kept beside the kernel, as it takes minutes too. Where it cannot be built, the benchmark says that it is left out.
+$(YOUKI)/bin/youki:
+	-cargo install youki --version $(YOUKI_VERSION) --locked --root $(YOUKI)
 
 test: test-unit test-host test-peer test-nested ## Run every test
 	@echo "all tests passed"

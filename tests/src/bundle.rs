@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::Runtime;
+
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A bundle in a test's scratch directory. It is what the runtime's `spec` makes, without terminal
@@ -19,6 +21,11 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// Makes a bundle at `path` of what the runtime's `spec` writes.
+    pub fn of_spec(path: PathBuf) -> Self {
+        Self::create(path, Runtime::default_config().clone())
+    }
+
     /// Makes a bundle at `path` with a root of busybox and this configuration.
     pub(crate) fn create(path: PathBuf, config: Value) -> Self {
         let bundle = Self { path, config };

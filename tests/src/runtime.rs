@@ -51,6 +51,20 @@ impl Runtime {
         })
     }
 
+    /// What `spec` writes.
+    pub(crate) fn default_config() -> &'static Value {
+        static CONFIG: OnceLock<Value> = OnceLock::new();
+        CONFIG.get_or_init(|| {
+            let scratch = Scratch::new();
+            let mut spec = Command::new(Self::binary());
+            spec.current_dir(scratch.path()).arg("spec");
+            Running::spawn(spec, Input::Null).finish().succeeds();
+            let text =
+                fs::read(scratch.path().join("config.json")).expect("spec writes config.json");
+            serde_json::from_slice(&text).expect("spec writes JSON")
+        })
+    }
+
     /// Whether runc is in runvm's place.
     pub fn is_runc() -> bool {
         Self::binary().file_name() == Some(OsStr::new("runc"))
@@ -97,7 +111,7 @@ impl Runtime {
     /// A new bundle.
     pub fn bundle(&self) -> Bundle {
         let path = self.scratch.path().join(format!("bundle-{}", self.count()));
-        Bundle::create(path, default_config().clone())
+        Bundle::of_spec(path)
     }
 
     /// Where a file of the test's own on the host may be, as a word for a command line.
@@ -216,17 +230,4 @@ pub fn new_container(verb: &str, bundle: &Bundle, flags: &[&str], id: &str) -> V
         .chain(flags.iter().copied())
         .chain([id]);
     words.map(str::to_owned).collect()
-}
-
-/// What `spec` writes.
-fn default_config() -> &'static Value {
-    static CONFIG: OnceLock<Value> = OnceLock::new();
-    CONFIG.get_or_init(|| {
-        let scratch = Scratch::new();
-        let mut spec = Command::new(Runtime::binary());
-        spec.current_dir(scratch.path()).arg("spec");
-        Running::spawn(spec, Input::Null).finish().succeeds();
-        let text = fs::read(scratch.path().join("config.json")).expect("spec writes config.json");
-        serde_json::from_slice(&text).expect("spec writes JSON")
-    })
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxSeccomp;
 use runvm_oci::{LinuxIOPriority, LinuxPersonality, NamespaceKind, Scheduler};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -225,6 +226,13 @@ impl Control {
             fds = &[];
             IoSlice::advance_slices(&mut parts, sent);
         }
+        Ok(())
+    }
+
+    /// Waits until there is something to receive, or nothing any more.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut ready, None))?;
         Ok(())
     }
 

@@ -209,7 +209,7 @@ fn spawn(
     let mut write_id_maps = |pid| idmap::write(&plan.uid_mappings, &plan.gid_mappings, pid);
     let makes_user_namespace = arrangement.new & CLONE_NEWUSER != 0;
     let spawned_ns = monotonic_ns();
-    let spawned = Spawn {
+    let begun = Spawn {
         executable: executable.as_fd(),
         argv: &init_argv(control),
         envp: &[],
@@ -223,21 +223,18 @@ fn spawn(
         gateway: arrangement.gateway(),
         write_id_maps: makes_user_namespace.then_some(&mut write_id_maps),
     }
-    .spawn()
+    .begin()
     .map_err(CreateError::Spawn)?;
-    let newborn = Newborn::new(spawned);
-    limits::raise_rlimits(newborn.pid, &plan.process.rlimits)
+    drop(inherited);
+    limits::raise_rlimits(begun.pid(), &plan.process.rlimits)
         .map_err(|error| CreateError::Child(ChildError::new(&error)))?;
+    let newborn = Newborn::ordered(begun, &ours, &Order::Create(order), request.config);
     let conversation = Conversation {
         control: ours,
         terminal: None,
         spawned_ns,
     };
-    // A process that has died by now is found out when its answer is waited for.
-    let _ = conversation
-        .control
-        .send(&Order::Create(order), request.config, &[]);
-    Ok((newborn, conversation))
+    Ok((newborn.map_err(CreateError::Spawn)?, conversation))
 }
 
 /// Collects the descriptors the process inherits, and its order with their numbers.

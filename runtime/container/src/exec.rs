@@ -122,9 +122,6 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Executed, ExecError> {
         });
     }
     let (newborn, control) = spawn(&request)?;
-    if request.plan.intel_rdt.is_some() {
-        resctrl::follow(request.state.pid, newborn.pid).map_err(ExecError::Resctrl)?;
-    }
     until_executed(&request, newborn, control)
 }
 
@@ -156,28 +153,31 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
             gateway: gateway(request, has_pid_namespace),
             write_id_maps: None,
         }
-        .spawn()
+        .begin()
     };
-    let spawned = match (spawn_in(entry.unified), request.cgroup) {
+    let begun = match (spawn_in(entry.unified), request.cgroup) {
         (Err(SpawnError::Clone { source, .. }), Some(cgroup))
             if is_busy(&source) && request.sub_cgroups.is_empty() =>
         {
             let beside = cgroup.entry_beside(request.state.pid);
             spawn_in(beside.map_err(ExecError::Cgroup)?.unified)
         }
-        (spawned, _) => spawned,
+        (begun, _) => begun,
     };
-    let spawned = spawned.map_err(ExecError::Spawn)?;
-    let newborn = Newborn::new(spawned);
-    limits::raise_rlimits(newborn.pid, &request.process.rlimits)
+    let begun = begun.map_err(ExecError::Spawn)?;
+    drop(inherited);
+    if request.plan.intel_rdt.is_some() {
+        resctrl::follow(request.state.pid, begun.pid()).map_err(ExecError::Resctrl)?;
+    }
+    limits::raise_rlimits(begun.pid(), &request.process.rlimits)
         .map_err(|error| ExecError::Child(ChildError::new(&error)))?;
     let mut order = order(request, target, tasks);
     if through_gateway {
         order.join &= !CLONE_NEWUSER;
     }
-    // A process that has died by now is found out when its answer is waited for.
-    let _ = ours.send(&Order::Exec(Box::new(order)), request.process_json, &[]);
-    Ok((newborn, ours))
+    let order = Order::Exec(Box::new(order));
+    let newborn = Newborn::ordered(begun, &ours, &order, request.process_json);
+    Ok((newborn.map_err(ExecError::Spawn)?, ours))
 }
 
 /// EBUSY of clone3(2): the cgroup has handed controllers to those below it.

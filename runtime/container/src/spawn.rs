@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use runvm_sys::clone::{Spawn, SpawnError, Spawned};
+use runvm_sys::clone::{Begun, Spawn, SpawnError, Spawned};
 use runvm_sys::mount_attr::{self, MountAttr, Reach};
 use runvm_sys::{ExitStatus, PidFd};
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -13,6 +13,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::cgroup::{Cgroup, Entry};
+use crate::control::{Control, Order};
 use crate::init;
 
 /// A process's standard streams.
@@ -173,11 +174,22 @@ pub(crate) struct Newborn {
 }
 
 impl Newborn {
-    pub(crate) fn new(spawned: Spawned) -> Self {
-        Self {
+    /// Gives a process that is on its way its order; returns when it has something to say. It
+    /// finds the order waiting, and the caller is woken once: for its first word or its end.
+    pub(crate) fn ordered(
+        begun: Begun,
+        control: &Control,
+        order: &Order,
+        bytes: &[u8],
+    ) -> Result<Self, SpawnError> {
+        // A process that has died by now, or dies now, is found out below or by its silence.
+        let _ = control.send(order, bytes, &[]);
+        let _ = control.wait();
+        let spawned = begun.executed()?;
+        Ok(Self {
             pid: spawned.pid,
             pidfd: Some(spawned.pidfd),
-        }
+        })
     }
 
     /// A handle on it.

@@ -288,7 +288,7 @@ fn hidden_paths(
 }
 
 /// The class's name becomes that of a directory.
-fn intel_rdt(rdt: crate::LinuxIntelRdt) -> Result<crate::LinuxIntelRdt, ConfigError> {
+pub(crate) fn intel_rdt(rdt: crate::LinuxIntelRdt) -> Result<crate::LinuxIntelRdt, ConfigError> {
     let field = format_args!("linux.intelRdt.closID");
     let name = rdt.clos_id().as_deref().unwrap_or_default();
     check::no_nul(field, name)?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use runvm_container::cgroup::{CgroupError, SubCgroup};
 use runvm_container::{HookError, Stdio};
-use runvm_oci::{ConfigError, NamespaceKind, Plan, Process, Status};
+use runvm_oci::{ConfigError, Later, NamespaceKind, Plan, Process, Status};
 use runvm_sys::PidFd;
 use rustix::event::Timespec;
 
@@ -265,8 +265,8 @@ impl Container {
         if !Operation::Start.is_legal_from(status) {
             return Err(StartError::Status { id: id(), status });
         }
-        let plan = self
-            .plan()
+        let later = self
+            .later()
             .map_err(|source| StartError::Config { id: id(), source })?;
         self.sandbox()
             .start()
@@ -274,12 +274,16 @@ impl Container {
         // It runs, and may be deleted while its hooks take their time.
         drop(lock);
         let state = self.record.state(Status::Running);
-        let hooks = &plan.hooks.poststart;
+        let hooks = &later.hooks.poststart;
         runvm_container::run_hooks("poststart", hooks, &state, None).map_err(|source| {
             // A container whose poststart hook failed is not one that was started.
             let _ = self.record.kill_process();
             StartError::Hook { id: id(), source }
         })
+    }
+
+    fn later(&self) -> Result<Later, ReadConfigError> {
+        Ok(Later::parse(&self.config()?)?)
     }
 
     fn plan(&self) -> Result<Plan, ReadConfigError> {

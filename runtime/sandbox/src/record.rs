@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, io};
 
-use runvm_container::cgroup::{CgroupError, CgroupRecord};
+use runvm_container::cgroup::{Cgroup, CgroupError, CgroupRecord};
 use runvm_oci::{State, Status};
 use runvm_sys::PidFd;
 use serde::{Deserialize, Serialize};
@@ -105,11 +105,10 @@ impl Record {
 
     /// Whether its processes on the host are frozen.
     pub(crate) fn is_frozen(&self) -> Result<bool, CgroupError> {
-        let frozen = self.cgroup().and_then(|cgroup| match cgroup {
-            Some(cgroup) => cgroup.is_frozen(),
-            None => Ok(false),
-        });
-        match frozen {
+        let Some(record) = &self.cgroup else {
+            return Ok(false);
+        };
+        match Cgroup::open_freezer(record).and_then(|freezer| freezer.is_frozen()) {
             Err(error) if error.is_absence() => Ok(false),
             frozen => frozen,
         }

@@ -2,7 +2,7 @@
 //!
 //! A container exists while its directory does. Its `state.json` is written aside and renamed, so a
 //! reader sees one whole [`Record`] or the one before; operations that change a container hold
-//! its [`Lock`].
+//! its [`Lock`]. Nothing is synced to a disk: what a record tells of ends with the machine.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -330,8 +330,7 @@ impl Directory {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?);
-        file.write_all(bytes)?;
-        file.sync_data()
+        file.write_all(bytes)
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! One process from clone3(2) to execveat(2).
 //!
-//! [`Spawn::spawn`] may be called from a threaded process. Everything the child needs is turned
+//! [`Spawn::spawn`] and [`Spawn::begin`] may be called from a threaded process. Everything the child needs is turned
 //! into numbers and terminated strings before the clone; the child then makes system calls only,
 //! touches no allocator and no lock, and ends in execveat or in a report of what failed.
 
@@ -76,6 +76,36 @@ pub struct Spawned {
     pub pid: u32,
     /// A handle on it.
     pub pidfd: PidFd,
+}
+
+/// A process on its way to execute. Dropped, it ends.
+#[derive(Debug)]
+pub struct Begun {
+    process: Option<Spawned>,
+    reports: File,
+}
+
+impl Begun {
+    /// Its pid, as the caller's namespace has it.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, |process| process.pid)
+    }
+
+    /// Waits until it has executed.
+    pub fn executed(mut self) -> Result<Spawned, SpawnError> {
+        match next_report(&mut self.reports) {
+            Some(report) => Err(failure(report)),
+            None => self.process.take().ok_or(SpawnError::Killed),
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(process) = &self.process {
+            give_up(&process.pidfd);
+        }
+    }
 }
 
 /// Why there is no process.
@@ -178,7 +208,12 @@ const PID_REPORT: u32 = 0;
 
 impl Spawn<'_> {
     /// Makes the process; returns when it has executed.
-    pub fn spawn(mut self) -> Result<Spawned, SpawnError> {
+    pub fn spawn(self) -> Result<Spawned, SpawnError> {
+        self.begin()?.executed()
+    }
+
+    /// Makes the process, which goes on to execute meanwhile.
+    pub fn begin(mut self) -> Result<Begun, SpawnError> {
         let streams = self.streams().map_err(SpawnError::Prepare)?;
         let pipes = Pipes::new().map_err(SpawnError::Prepare)?;
         let argv = pointers(self.argv);
@@ -213,7 +248,7 @@ impl Spawn<'_> {
             }),
         };
         let first = self.clone_into_pid_namespace(&child)?;
-        self.see_to_execution(first, pipes)
+        self.see_off(first, pipes)
     }
 
     /// The standard streams as descriptors above the standard numbers, so that taking one cannot
@@ -279,7 +314,7 @@ impl Spawn<'_> {
         }
     }
 
-    fn see_to_execution(&mut self, first: Spawned, pipes: Pipes) -> Result<Spawned, SpawnError> {
+    fn see_off(&mut self, first: Spawned, pipes: Pipes) -> Result<Begun, SpawnError> {
         let Pipes {
             report_read,
             report_write,
@@ -292,19 +327,13 @@ impl Spawn<'_> {
             None => first,
             Some(_) => through_gateway(&first, &mut reports)?,
         };
-        let result = self.open_gate(spawned.pid, gate_write).and_then(|()| {
-            match next_report(&mut reports) {
-                None => Ok(()),
-                Some(report) => Err(failure(report)),
-            }
-        });
-        match result {
-            Ok(()) => Ok(spawned),
-            Err(error) => {
-                give_up(&spawned.pidfd);
-                Err(error)
-            }
-        }
+        let pid = spawned.pid;
+        let begun = Begun {
+            process: Some(spawned),
+            reports,
+        };
+        self.open_gate(pid, gate_write)?;
+        Ok(begun)
     }
 
     /// Writes the id mappings and lets the child go on, where it waits for that.

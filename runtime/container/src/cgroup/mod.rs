@@ -209,6 +209,11 @@ impl Cgroup {
         })
     }
 
+    /// Opens of a record's cgroup only the directory that tells whether it is frozen.
+    pub fn open_freezer(record: &CgroupRecord) -> Result<Self, CgroupError> {
+        Self::open(&record.freezer())
+    }
+
     /// What [`Cgroup::open`] needs in another process.
     pub fn record(&self) -> CgroupRecord {
         CgroupRecord {

@@ -11,6 +11,19 @@ pub struct CgroupRecord {
     pub places: Vec<PlaceRecord>,
 }
 
+impl CgroupRecord {
+    /// What of it freezes processes: the v1 freezer, or else the unified directory.
+    pub(super) fn freezer(&self) -> Self {
+        let is_v1 = |place: &&PlaceRecord| place.controllers.iter().any(|name| name == "freezer");
+        let is_v2 = |place: &&PlaceRecord| place.controllers.is_empty();
+        let v1 = self.places.iter().find(is_v1);
+        let freezer = v1.or_else(|| self.places.iter().find(is_v2));
+        Self {
+            places: freezer.cloned().into_iter().collect(),
+        }
+    }
+}
+
 /// One directory of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceRecord {

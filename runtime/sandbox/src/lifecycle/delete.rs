@@ -115,9 +115,9 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
             id: id.to_owned(),
             source: Box::new(source),
         })?;
-    let plan = container.plan();
-    if let Ok(plan) = &plan
-        && let Some(asked) = &plan.intel_rdt
+    let later = container.later();
+    if let Ok(later) = &later
+        && let Some(asked) = &later.intel_rdt
     {
         let removed = runvm_container::remove_resctrl(asked, id);
         removed.map_err(|source| DeleteError::Resctrl {
@@ -129,8 +129,8 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
     container.directory.remove()?;
     drop(lock);
     let state = container.record.state(Status::Stopped);
-    let failed = match plan {
-        Ok(plan) => run_poststop(&plan.hooks.poststop, &state),
+    let failed = match later {
+        Ok(later) => run_poststop(&later.hooks.poststop, &state),
         Err(error) => vec![format!(
             "no poststop hooks run: {}",
             Remote::from_error(&error)
