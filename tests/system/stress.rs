@@ -62,10 +62,11 @@ fn whatever_many_do_to_few_containers_in_any_order_can_be_deleted(runtime: &Runt
         .map(|thread| {
             let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (thread + 1));
             (0..rounds)
-                .map(|_| {
+                .flat_map(|_| {
                     let id = &ids[dice.roll(ids.len())];
-                    runtime.command(any_operation(&mut dice, bundle, id))
+                    any_operation(&mut dice, bundle, id)
                 })
+                .map(|words| runtime.command(words))
                 .collect()
         })
         .collect();
@@ -88,20 +89,21 @@ fn whatever_many_do_to_few_containers_in_any_order_can_be_deleted(runtime: &Runt
     }
 }
 
-fn any_operation(dice: &mut Dice, bundle: &Bundle, id: &str) -> Vec<String> {
-    let words: &[&str] = match dice.roll(14) {
-        0..=3 => return new_container("create", bundle, &[], id),
-        4..=5 => &["start", id],
-        6 => &["kill", id, "KILL"],
-        7 => &["kill", id, "TERM"],
-        8 => &["exec", id, "true"],
-        9 => &["pause", id],
-        10 => &["resume", id],
-        11 => &["state", id],
-        12 => &["delete", id],
-        _ => &["delete", "--force", id],
+/// One operation; or two, where what waits for a paused container would else wait for ever.
+fn any_operation(dice: &mut Dice, bundle: &Bundle, id: &str) -> Vec<Vec<String>> {
+    let operations: &[&[&str]] = match dice.roll(14) {
+        0..=3 => return vec![new_container("create", bundle, &[], id)],
+        4..=5 => &[&["start", id]],
+        6 => &[&["kill", id, "KILL"]],
+        7 => &[&["kill", id, "TERM"]],
+        8..=9 => &[&["exec", id, "true"]],
+        10 => &[&["pause", id], &["resume", id]],
+        11 => &[&["state", id]],
+        12 => &[&["delete", id]],
+        _ => &[&["delete", "--force", id]],
     };
-    words.iter().map(|word| (*word).to_owned()).collect()
+    let owned = |words: &&[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    operations.iter().map(owned).collect()
 }
 
 /// Runs an operation, which has to succeed or to say in one line why it did not.

@@ -293,23 +293,30 @@ impl Directory {
 
     /// The configuration the container was made from.
     pub fn read_config(&self) -> Result<Vec<u8>, StoreError> {
-        self.read(CONFIG)
-            .map_err(|error| self.file_failed("read", CONFIG, error))
+        self.read(CONFIG).map_err(|error| {
+            let is_missing = error.kind() == io::ErrorKind::NotFound;
+            if is_missing && matches!(self.read_record(), Ok(None)) {
+                // Deleted meanwhile.
+                return StoreError::Missing(self.id.clone());
+            }
+            self.file_failed("read", CONFIG, error)
+        })
     }
 
-    /// Removes the directory and what is in it, the record last, so that an interrupted removal
-    /// can be repeated.
+    /// Removes the directory and what is in it, the record first: without one there is no
+    /// container, and what is left of an interrupted removal is like that of an interrupted creation.
     pub fn remove(&self) -> Result<(), StoreError> {
         let failed = |source| self.directory_failed_io("remove", source);
         // What is empty takes no descriptor to remove, and there may be none.
         if fs::remove_dir(&self.path).is_ok() {
             return Ok(());
         }
+        unlinkat(&self.fd, STATE, AtFlags::empty())
+            .map_err(io::Error::from)
+            .or_else(unless_missing)
+            .map_err(failed)?;
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_name() == STATE {
-                continue;
-            }
             let removed = if entry.file_type().map_err(failed)?.is_dir() {
                 fs::remove_dir_all(entry.path())
             } else {
@@ -317,10 +324,6 @@ impl Directory {
             };
             removed.or_else(unless_missing).map_err(failed)?;
         }
-        unlinkat(&self.fd, STATE, AtFlags::empty())
-            .map_err(io::Error::from)
-            .or_else(unless_missing)
-            .map_err(failed)?;
         fs::remove_dir(&self.path)
             .or_else(unless_missing)
             .map_err(failed)

@@ -92,17 +92,8 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
         return Ok(Vec::new());
     };
     let container = Container { directory, record };
-    // The lock is ours, so a creation that has no process by now never gets one.
-    let status = if container.record.process.is_none() {
-        Status::Stopped
-    } else {
-        container.status()?
-    };
-    if !force && !Operation::Delete.is_legal_from(status) {
-        return Err(DeleteError::Status {
-            id: id.to_owned(),
-            status,
-        });
+    if !force {
+        refuse_unless_stopped(&container)?;
     }
     kill(&container.record).map_err(|source| DeleteError::Kill {
         id: id.to_owned(),
@@ -137,6 +128,21 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
         )],
     };
     Ok(end.into_iter().chain(failed).collect())
+}
+
+/// With the container held: a creation that has no process by now never gets one.
+fn refuse_unless_stopped(container: &Container) -> Result<(), DeleteError> {
+    let status = match container.record.process {
+        Some(_) => container.status()?,
+        None => Status::Stopped,
+    };
+    if Operation::Delete.is_legal_from(status) {
+        return Ok(());
+    }
+    Err(DeleteError::Status {
+        id: container.record.id.clone(),
+        status,
+    })
 }
 
 /// Runs each hook, whatever becomes of the others; the answer is what failed, a line each.
