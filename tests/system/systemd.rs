@@ -14,6 +14,7 @@ each_isolation! {
 }
 
 container_only! {
+    without_a_path_the_id_names_the_scope,
     systemd_keeps_the_limits_when_it_is_reloaded,
     systemd_allows_the_devices_of_the_container_alone,
     one_process_may_be_all_that_is_allowed,
@@ -112,10 +113,16 @@ fn a_container_is_a_scope_in_the_slice_it_names(runtime: &Runtime) {
     container.end();
     assert_no_unit(runtime);
 
-    // The name is free again at once; and without a path the id is the name.
+    // The name is free again at once.
     runtime
         .run(&bundle.args(&["echo", "again"]))
         .prints("again\n");
+}
+
+fn without_a_path_the_id_names_the_scope(runtime: &Runtime) {
+    if !is_under_systemd(runtime) {
+        return;
+    }
     let bundle = runtime.bundle().args(&["true"]);
     let mut container = runtime.create(&bundle);
     let prefix = if Runtime::is_runc() { "runc" } else { "runvm" };

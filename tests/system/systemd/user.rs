@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use runvm_tests::{Input, Outcome, Running, Runtime, cgroups_of, container_only, skip};
 use serde_json::{Value, json};
@@ -61,9 +61,8 @@ impl User {
         format!("{}/{name}", self.directory)
     }
 
-    /// Runs the runtime as the user.
-    #[track_caller]
-    fn call(&self, args: &[&str]) -> Outcome {
+    /// The runtime's command, for the user.
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
             .args([format!("--reuid={USER}"), format!("--regid={USER}")])
@@ -73,7 +72,13 @@ impl User {
             .current_dir(&self.directory)
             .env_remove("DBUS_SESSION_BUS_ADDRESS")
             .env("XDG_RUNTIME_DIR", &self.directory);
-        Running::spawn(command, Input::Null).finish()
+        command
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    fn call(&self, args: &[&str]) -> Outcome {
+        Running::spawn(self.command(args), Input::Null).finish()
     }
 }
 
@@ -106,8 +111,10 @@ fn a_user_has_scopes_of_their_own_manager(runtime: &Runtime) {
     fs::write(user.path("config.json"), config.to_string()).unwrap();
 
     let id = runtime.new_id();
-    user.call(&["--systemd-cgroup", "run", "--detach", &id])
-        .succeeds();
+    // The container has its streams, and they do not end with it.
+    let mut run = user.command(&["--systemd-cgroup", "run", "--detach", &id]);
+    run.stdin(Stdio::null()).stdout(Stdio::null());
+    assert!(run.stderr(Stdio::null()).status().unwrap().success());
     let state = user.call(&["state", &id]).succeeds();
     let state: Value = serde_json::from_slice(&state.output).unwrap();
     let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", state["pid"])).unwrap();
