@@ -2,11 +2,10 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
+use runvm_sys::netlink::bring_up_loopback;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
@@ -121,30 +120,6 @@ fn hand_down_controllers() -> io::Result<()> {
         .map(|controller| format!("+{controller}"))
         .collect();
     fs::write(root.join("cgroup.subtree_control"), wanted.join(" "))
-}
-
-/// RTM_NEWLINK with IFF_UP for interface 1, which is `lo` in every network namespace (rtnetlink(7)).
-fn bring_up_loopback() -> io::Result<()> {
-    const IFF_UP: u32 = 1;
-    const RTM_NEWLINK: u16 = 16;
-    const NLM_F_REQUEST: u16 = 1;
-    let mut message = Vec::with_capacity(32);
-    message.extend_from_slice(&32_u32.to_ne_bytes());
-    message.extend_from_slice(&RTM_NEWLINK.to_ne_bytes());
-    message.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]); // sequence, port
-    message.extend_from_slice(&[0; 4]); // family, type
-    message.extend_from_slice(&1_u32.to_ne_bytes());
-    message.extend_from_slice(&IFF_UP.to_ne_bytes());
-    message.extend_from_slice(&IFF_UP.to_ne_bytes());
-    let route = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    send(route.as_raw_fd(), &message, MsgFlags::empty())?;
-    Ok(())
 }
 
 fn raise_open_files() -> Result<(), Errno> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use runvm_container::cgroup::{Cgroup, CgroupError, OomWatch, SubCgroup, SubCgroupError};
+use runvm_container::network::{Bridged, NetworkError};
 use runvm_container::{
     CreateError, CreateRequest, Created, ExecError, ExecRequest, Executed, StartError,
 };
@@ -74,6 +75,21 @@ pub(crate) enum ContainerError {
         what: &'static str,
         container: String,
         source: Box<CgroupError>,
+    },
+    #[error("cannot read the network for container {container:?}")]
+    NetworkJson {
+        container: String,
+        source: serde_json::Error,
+    },
+    #[error("cannot open the network namespace of container {container:?} in the guest")]
+    NetworkNamespace {
+        container: String,
+        source: io::Error,
+    },
+    #[error("cannot make the network of container {container:?} in the guest")]
+    Network {
+        container: String,
+        source: NetworkError,
     },
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -273,8 +289,8 @@ impl Containers {
         Ok(running)
     }
 
-    /// Lets a created container's program run.
-    pub(crate) fn start(&self, id: &str) -> Result<()> {
+    /// Gives a created container its network and lets its program run.
+    pub(crate) fn start(&self, id: &str, bridged_json: &[u8]) -> Result<()> {
         let container = self.find(id)?;
         let mut started = container
             .started
@@ -283,6 +299,7 @@ impl Containers {
         if *started {
             return Err(ContainerError::Started(id.to_owned()));
         }
+        container.connect(bridged_json)?;
         runvm_container::start(container.directory.as_fd())?;
         *started = true;
         Ok(())
@@ -517,6 +534,29 @@ impl Containers {
 }
 
 impl Container {
+    /// Makes its network, which the host describes, of the guest's network cards.
+    fn connect(&self, bridged_json: &[u8]) -> Result<()> {
+        let container = || self.id.clone();
+        let bridged: Bridged =
+            serde_json::from_slice(bridged_json).map_err(|source| ContainerError::NetworkJson {
+                container: container(),
+                source,
+            })?;
+        let namespace =
+            File::open(format!("/proc/{}/ns/net", self.first.pid)).map_err(|source| {
+                ContainerError::NetworkNamespace {
+                    container: container(),
+                    source,
+                }
+            })?;
+        bridged
+            .apply(namespace.as_fd())
+            .map_err(|source| ContainerError::Network {
+                container: container(),
+                source,
+            })
+    }
+
     fn pids(&self) -> Result<Vec<u32>> {
         self.cgroup.pids().map_err(cgroup_error("read", &self.id))
     }

@@ -93,7 +93,7 @@ impl Conversation<'_> {
             Request::Processes { container } => all.processes(&container).map(Answer::Processes),
             Request::Stats { container } => all.stats(&container).map(Answer::Stats),
             Request::Pids { container } => all.pids(&container).map(Answer::Pids),
-            Request::Start { container } => all.start(&container).map(done),
+            Request::Start { container } => all.start(&container, payload).map(done),
             Request::Kill {
                 process,
                 signal,

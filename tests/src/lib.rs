@@ -12,6 +12,7 @@ mod capture;
 mod container;
 mod isolation;
 mod leftovers;
+pub mod network;
 mod process;
 mod running;
 mod runtime;

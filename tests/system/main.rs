@@ -16,6 +16,7 @@ mod jail;
 mod lifecycle;
 mod limits;
 mod memory;
+mod network;
 mod pause;
 mod process;
 mod ps;

@@ -23,6 +23,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod netlink;
+pub mod network;
 mod paths;
 mod proc_fs;
 mod process;

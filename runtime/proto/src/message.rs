@@ -20,7 +20,7 @@ pub struct Hello {
 
 impl Hello {
     /// The version of the messages of this crate. A change of any of them is a new one.
-    pub const PROTOCOL: u32 = 2;
+    pub const PROTOCOL: u32 = 3;
 
     /// What this side says.
     pub fn ours() -> Self {
@@ -184,7 +184,8 @@ pub enum Request {
         /// Keep the agent's session keyring.
         no_new_keyring: bool,
     },
-    /// Lets a created container's program run. Answered by [`Answer::Done`] when it does.
+    /// Lets a created container's program run. Payload: the network to make of the guest's network
+    /// cards before. Answered by [`Answer::Done`] when it runs.
     Start {
         /// The container.
         container: String,
@@ -380,7 +381,7 @@ mod tests {
     #[test]
     fn a_later_version_may_say_more_in_its_hello() {
         let mut said = Vec::new();
-        let later = serde_json::json!({"protocol": 3, "program": "3.0", "extra": [1, 2]});
+        let later = serde_json::json!({"protocol": 4, "program": "4.0", "extra": [1, 2]});
         frame::write(&mut said, &later, b"").unwrap();
         assert!(matches!(
             Hello::expect(&mut &said[..]),

@@ -206,4 +206,8 @@ pub trait Sandbox {
 
     /// Why it ended, in words, when its program's end was not the reason.
     fn unexpected_end(&self) -> Option<String>;
+
+    /// Takes back what its processes, which have ended, leave on the host outside of its cgroup and
+    /// directory. May be repeated.
+    fn release(&mut self) -> Result<(), BackendError>;
 }

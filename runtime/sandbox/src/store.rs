@@ -200,7 +200,6 @@ pub struct Lock {
 }
 
 const STATE: &str = "state.json";
-const STATE_ASIDE: &str = ".state.json.new";
 const CONFIG: &str = "config.json";
 
 impl AsFd for Directory {
@@ -260,8 +259,7 @@ impl Directory {
     pub fn write_record(&self, record: &Record) -> Result<(), StoreError> {
         let failed = |source| self.file_failed("write", STATE, source);
         let bytes = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
-        self.write(STATE_ASIDE, &bytes).map_err(failed)?;
-        renameat(&self.fd, STATE_ASIDE, &self.fd, STATE).map_err(|errno| failed(errno.into()))
+        self.replace(STATE, &bytes).map_err(failed)
     }
 
     /// Reads the record; `None` when its creator did not get to write one.
@@ -329,6 +327,13 @@ impl Directory {
             .map_err(failed)
     }
 
+    /// Writes a file whole or not at all.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let aside = format!(".{name}.new");
+        self.write(&aside, bytes)?;
+        Ok(renameat(&self.fd, &aside, &self.fd, name)?)
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -336,7 +341,8 @@ impl Directory {
         file.write_all(bytes)
     }
 
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    /// Reads a file.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::empty())?);
         let mut bytes = Vec::new();

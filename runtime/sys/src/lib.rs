@@ -14,10 +14,12 @@ pub mod inherited;
 pub mod keyring;
 pub mod memory_policy;
 pub mod mount_attr;
+pub mod netlink;
 pub mod pidfd;
 pub mod sched;
 pub mod seccomp;
 pub mod signals;
+pub mod tap;
 pub mod unix_socket;
 pub mod user_namespace;
 

@@ -58,6 +58,7 @@ fn boot(
             listener: UnixListener::bind(directory.join("vm.sock"))?,
             ports: File::open(directory)?.into(),
         },
+        cards: Vec::new(),
     };
 
     let start = monotonic_now();

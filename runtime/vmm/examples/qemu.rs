@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             listener: UnixListener::bind(directory.join("vm.sock"))?,
             ports: File::open(directory)?.into(),
         },
+        cards: Vec::new(),
     };
     let began = Instant::now();
     let binary = "/usr/bin/qemu-system-x86_64".into();

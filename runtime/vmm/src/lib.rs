@@ -2,7 +2,7 @@
 //!
 //! [`VmConfig`] says what to boot; [`launch`] boots it on one of two hypervisors behind the same
 //! interface: KVM, with the machine of this crate, or QEMU where KVM cannot run a guest's kernel
-//! ([`probe`] tells). The virtio devices are this crate's own on both.
+//! ([`probe`] tells). The virtio devices are this crate's own on both, but for QEMU's network cards.
 
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ use std::time::Duration;
 use devices::VirtioDevice;
 use devices::balloon::{BalloonDevice, Target};
 use devices::fs::{Exports, FsDevice};
+use devices::net::{NetConfig, NetDevice};
 use devices::rng::RngDevice;
 use devices::vsock::{VsockConfig, VsockDevice};
 
@@ -63,6 +64,8 @@ pub struct VmConfig {
     pub exports: Exports,
     /// What the virtio-vsock device connects.
     pub vsock: VsockConfig,
+    /// The network cards.
+    pub cards: Vec<NetConfig>,
 }
 
 /// What runs the guest.
@@ -115,6 +118,12 @@ pub enum LaunchError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A network card.
+    #[error("cannot make a network card")]
+    Net {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The virtio-vsock device.
     #[error("cannot make the virtio-vsock device")]
     Vsock {
@@ -145,17 +154,21 @@ pub enum LaunchError {
 /// the caller's, each of them [confined](confine). Nothing of the guest's runs before
 /// [`Vm::start`], so that the caller can confine itself in between.
 pub fn launch(config: VmConfig, hypervisor: Hypervisor) -> Result<Vm, LaunchError> {
-    let mut machine = machine(config)?;
+    let (mut machine, cards) = machine(config)?;
     let running = match hypervisor {
         Hypervisor::Kvm { device } => {
+            for card in cards {
+                let card = NetDevice::new(card).map_err(|source| LaunchError::Net { source })?;
+                machine.devices.push(Box::new(card));
+            }
             let target = Target::default();
             let balloon = BalloonDevice::new(target.clone())
                 .map_err(|source| LaunchError::Balloon { source })?;
             machine.devices.push(Box::new(balloon));
             Running::Kvm(kvm::launch(device, machine)?, target)
         }
-        // It has a balloon of its own, and cannot carry another's.
-        Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, &binary)?),
+        // It has a balloon and network cards of its own, and cannot carry another's.
+        Hypervisor::Qemu { binary } => Running::Qemu(qemu::launch(machine, cards, &binary)?),
     };
     Ok(Vm {
         running,
@@ -163,12 +176,13 @@ pub fn launch(config: VmConfig, hypervisor: Hypervisor) -> Result<Vm, LaunchErro
     })
 }
 
-fn machine(config: VmConfig) -> Result<Machine, LaunchError> {
+/// The machine without its network cards: QEMU's are its own.
+fn machine(config: VmConfig) -> Result<(Machine, Vec<NetConfig>), LaunchError> {
     let fs = FsDevice::new(config.exports, FS_TAG).map_err(|source| LaunchError::Fs { source })?;
     let vsock = VsockDevice::new(config.vsock).map_err(|source| LaunchError::Vsock { source })?;
     let rng = RngDevice::new().map_err(|source| LaunchError::Rng { source })?;
     let devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(fs), Box::new(vsock), Box::new(rng)];
-    Ok(Machine {
+    let machine = Machine {
         kernel: config.kernel,
         initramfs: config.initramfs,
         command_line: config.command_line,
@@ -176,7 +190,8 @@ fn machine(config: VmConfig) -> Result<Machine, LaunchError> {
         vcpus: config.vcpus,
         serial: config.serial,
         devices,
-    })
+    };
+    Ok((machine, config.cards))
 }
 
 /// A VM that waits to be started, runs, or has ended. Dropping it ends it.

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use runvm_oci::{NamespaceKind, Plan, State, Status};
+use runvm_sys::netlink::bring_up_loopback;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -137,6 +138,9 @@ impl Init<'_> {
     fn enter_namespaces(&self) -> Result<(), InitError> {
         for (kind, number) in &self.order.joins {
             namespaces::join(*kind, &take(*number)?)?;
+        }
+        if source(self.plan, NamespaceKind::Network) == Source::New {
+            bring_up_loopback().map_err(InitError::Loopback)?;
         }
         // Its root is the cgroup the process is in, so only now.
         if source(self.plan, NamespaceKind::Cgroup) == Source::New {

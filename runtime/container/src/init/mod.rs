@@ -56,6 +56,8 @@ pub(crate) enum InitError {
     Keyring(#[source] io::Error),
     #[error("cannot open the container's root")]
     OpenRoot(#[source] io::Error),
+    #[error("cannot bring the loopback interface up")]
+    Loopback(#[source] io::Error),
     #[error("cannot set the host name {name:?}")]
     Hostname { name: String, source: io::Error },
     #[error("cannot set the domain name {name:?}")]

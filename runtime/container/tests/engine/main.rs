@@ -13,6 +13,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod network;
 mod rootless;
 mod seccomp;
 mod security;
@@ -48,6 +49,7 @@ fn main() {
         namespaces::TESTS,
         credentials::TESTS,
         net_devices::TESTS,
+        network::TESTS,
         rootless::TESTS,
         security::TESTS,
         errors::TESTS,

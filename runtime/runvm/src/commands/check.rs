@@ -83,7 +83,8 @@ fn microvm_findings(settings: &Settings) -> Vec<Finding> {
     ];
     let missing: Vec<&str> = findings
         .iter()
-        .filter(|finding| finding.name.starts_with("guest ") && !finding.available)
+        .filter(|finding| finding.name.starts_with("guest ") || finding.name == "tun")
+        .filter(|finding| !finding.available)
         .map(|finding| finding.name)
         .collect();
     let vm = match rung {

@@ -52,6 +52,14 @@ pub enum DeleteError {
         /// What failed.
         source: ResctrlError,
     },
+    /// Something of it on the host could not be taken back.
+    #[error("cannot take back what container {id:?} has on the host")]
+    Release {
+        /// The container.
+        id: String,
+        /// What failed.
+        source: BackendError,
+    },
     /// Its cgroup could not be removed.
     #[error("cannot remove the cgroup of container {id:?}")]
     Cgroup {
@@ -99,6 +107,13 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<String>, Delet
         id: id.to_owned(),
         source,
     })?;
+    container
+        .sandbox()
+        .release()
+        .map_err(|source| DeleteError::Release {
+            id: id.to_owned(),
+            source,
+        })?;
     container
         .record
         .remove_cgroup()

@@ -2,27 +2,31 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
+use nix::libc::{CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
 use runvm_container::cgroup::Cgroup;
 use runvm_container::run_hooks;
-use runvm_oci::{NamespaceKind, Plan, State};
+use runvm_oci::{Plan, State};
 use runvm_sys::mount_attr::{self, MountAttr, Reach};
 
 use super::guest::make_machine;
 use super::guest_config::{GuestConfig, ROOTFS, guest_config};
 use super::hidden::{self, Hidden, Start, VMM};
 use super::hypervisor::{HypervisorChosen, Rung, choose_hypervisor};
-use super::vmm::{GoOn, Order, OrderedExport, OrderedHypervisor, Report};
+use super::network::{self, Prepared};
+use super::vmm::{GoOn, Order, OrderedCard, OrderedExport, OrderedHypervisor, Report};
 use super::{PreserveFds, size};
 use crate::{BackendError, Blueprint, Built, Settings};
 
 /// What the guest's kernel is told on either hypervisor, besides what that adds for its machine: to be
 /// quiet but for its last words, and to keep no memory for devices that cannot reach all of it.
 const COMMAND_LINE: &str = "quiet swiotlb=noforce";
+
+/// What the VMM process has of its own, besides the network namespace that it joins.
+const NEW_NAMESPACES: i32 = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
 
 /// Why the parts of a microVM could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +47,6 @@ enum PartError {
     ReadOnly(#[source] io::Error),
     #[error("cannot open /dev/kvm")]
     Kvm(#[source] io::Error),
-    #[error("cannot open the network namespace {}", path.display())]
-    Network { path: PathBuf, source: io::Error },
 }
 
 /// Builds a microVM and the container in it, up to OCI status `created`.
@@ -61,7 +63,13 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     let chosen = choose_hypervisor(settings)?;
     let guest = guest_config(plan, blueprint.config)?;
     let images = Images::open(plan, settings)?;
-    let network = open_network(plan)?;
+    let vcpus = size::vcpus(plan);
+    // QEMU has one thread for all of its vCPUs.
+    let queues = match &chosen.hypervisor {
+        Rung::Kvm => vcpus.into(),
+        Rung::Qemu { .. } => 1,
+    };
+    let network = network::prepare(plan, directory, queues)?;
     let (hypervisor, kvm) = open_hypervisor(&chosen.hypervisor)?;
     let entry = blueprint
         .cgroup
@@ -80,13 +88,14 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
         initramfs: images.initramfs.as_raw_fd(),
         command_line: command_line(plan, settings),
         memory_mib: size::memory_mib(plan, settings)?,
-        vcpus: size::vcpus(plan),
+        vcpus,
         hypervisor,
         exports: ordered(&guest),
         terminal,
         no_new_keyring: blueprint.no_new_keyring,
         tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
-        network: network.as_ref().map(AsRawFd::as_raw_fd),
+        network: network.namespace.as_raw_fd(),
+        cards: ordered_cards(&network),
         hooks: has_hooks(plan),
     };
     let mut inherit = vec![
@@ -96,13 +105,15 @@ pub(super) fn create(blueprint: Blueprint<'_>) -> Result<Built, BackendError> {
     ];
     inherit.extend(guest.exports.iter().map(|export| export.fd.as_fd()));
     inherit.extend(tasks.iter().map(AsFd::as_fd));
-    inherit.extend(network.iter().map(AsFd::as_fd));
+    inherit.push(network.namespace.as_fd());
+    let taps = network.cards.iter().flat_map(|(_, taps)| taps);
+    inherit.extend(taps.map(AsFd::as_fd));
     inherit.extend(kvm.iter().map(AsFd::as_fd));
     let start = Start {
         name: VMM,
         inherit,
         stdio: &stdio,
-        new_namespaces: new_namespaces(plan),
+        new_namespaces: NEW_NAMESPACES.cast_unsigned(),
         cgroup: entry
             .as_ref()
             .and_then(|entry| entry.unified.as_ref())
@@ -193,32 +204,6 @@ fn open_hypervisor(rung: &Rung) -> Result<(OrderedHypervisor, Option<File>), Par
     }
 }
 
-/// The network namespace that the VMM process joins: that of config.json. The guest's is its own.
-fn open_network(plan: &Plan) -> Result<Option<OwnedFd>, PartError> {
-    let network = plan
-        .namespaces
-        .iter()
-        .find(|ns| ns.kind == NamespaceKind::Network);
-    let Some(path) = network.and_then(|network| network.path.as_ref()) else {
-        return Ok(None);
-    };
-    let opened = File::open(path).map_err(|source| PartError::Network {
-        path: path.clone(),
-        source,
-    })?;
-    Ok(Some(opened.into()))
-}
-
-/// What the VMM process has of its own; the network as the container would have it.
-fn new_namespaces(plan: &Plan) -> u32 {
-    let new_network = plan
-        .namespaces
-        .iter()
-        .any(|namespace| namespace.kind == NamespaceKind::Network && namespace.path.is_none());
-    let network = if new_network { CLONE_NEWNET } else { 0 };
-    (CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | network).cast_unsigned()
-}
-
 /// Makes the mount read-only that the VMM process serves as the root, now that the agent has made its
 /// mount points there.
 fn make_root_read_only(guest: &GuestConfig) -> io::Result<()> {
@@ -244,6 +229,14 @@ fn ordered(guest: &GuestConfig) -> Vec<OrderedExport> {
             read_only: export.read_only,
         })
         .collect()
+}
+
+fn ordered_cards(network: &Prepared) -> Vec<OrderedCard> {
+    let order = |(mac, taps): &(_, Vec<_>)| OrderedCard {
+        mac: *mac,
+        taps: taps.iter().map(AsRawFd::as_raw_fd).collect(),
+    };
+    network.cards.iter().map(order).collect()
 }
 
 fn has_hooks(plan: &Plan) -> bool {

@@ -100,6 +100,13 @@ fn unsupported<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T>
 }
 
 fn refuse(plan: &Plan) -> Result<()> {
+    let mut kinds = plan.namespaces.iter().map(|namespace| namespace.kind);
+    if !kinds.any(|kind| kind == NamespaceKind::Network) {
+        return unsupported(
+            "linux.namespaces without a network namespace",
+            "the host's own network cannot be shared with a guest",
+        );
+    }
     for (i, namespace) in plan.namespaces.iter().enumerate() {
         if namespace.path.is_some() && namespace.kind != NamespaceKind::Network {
             let field = format!("linux.namespaces[{i}].path");

@@ -16,6 +16,7 @@ mod guest_config;
 mod hidden;
 mod hypervisor;
 mod jail;
+mod network;
 mod oom;
 mod ps;
 mod size;
@@ -116,7 +117,9 @@ impl Sandbox for Guest<'_> {
     }
 
     fn start(&mut self) -> Result<(), BackendError> {
-        Ok(start::start(self.machine()?.as_fd(), &self.record.id)?)
+        let bridged = network::connect(self.record, self.directory)?;
+        let machine = self.machine()?;
+        Ok(start::start(machine.as_fd(), &self.record.id, &bridged)?)
     }
 
     fn exec(&mut self, exec: Exec<'_>) -> Result<Attached, BackendError> {
@@ -199,6 +202,10 @@ impl Sandbox for Guest<'_> {
     fn unexpected_end(&self) -> Option<String> {
         let said = words::of_the_end(self.machine().ok()?.as_fd())?;
         Some(format!("the microVM ended unexpectedly: {said}"))
+    }
+
+    fn release(&mut self) -> Result<(), BackendError> {
+        Ok(network::release(self.directory)?)
     }
 }
 

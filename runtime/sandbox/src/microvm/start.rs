@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
+use runvm_container::network::Bridged;
 use runvm_proto::{Answer, FrameError, MessageError, Remote, Request, frame};
 
 use runvm_sys::unix_socket::{connect_in, is_listened_at, path_in};
@@ -22,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a container could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
+    /// Its network has no form that can be sent.
+    #[error("cannot tell the agent of the network")]
+    Network(#[source] serde_json::Error),
     /// It does not wait.
     #[error("cannot connect to the socket that releases it")]
     Connect(#[source] io::Error),
@@ -38,8 +42,13 @@ pub(super) fn is_waiting(directory: BorrowedFd<'_>) -> io::Result<bool> {
     is_listened_at(directory, SOCKET)
 }
 
-/// Starts the container of the machine in `directory`; returns when its program runs.
-pub(super) fn start(directory: BorrowedFd<'_>, id: &str) -> Result<(), StartError> {
+/// Starts the container of the machine in `directory` with its network; returns when its program runs.
+pub(super) fn start(
+    directory: BorrowedFd<'_>,
+    id: &str,
+    bridged: &Bridged,
+) -> Result<(), StartError> {
+    let bridged = serde_json::to_vec(bridged).map_err(StartError::Network)?;
     let mut gate = connect_in(directory, SOCKET).map_err(StartError::Connect)?;
     let talk = |error: FrameError| StartError::Talk(error.into());
     frame::write(
@@ -47,7 +56,7 @@ pub(super) fn start(directory: BorrowedFd<'_>, id: &str) -> Result<(), StartErro
         &Request::Start {
             container: id.to_owned(),
         },
-        b"",
+        &bridged,
     )
     .map_err(talk)?;
     match Answer::receive(&mut gate).map_err(StartError::Talk)? {
@@ -77,10 +86,10 @@ impl StartGate {
         let serve = move || {
             while let Ok((visitor, _)) = self.listener.accept() {
                 // Most only look whether anybody listens.
-                let Some(mut starter) = starter(visitor) else {
+                let Some((mut starter, bridged)) = starter(visitor) else {
                     continue;
                 };
-                let answer = self.start(directory.as_fd());
+                let answer = self.start(directory.as_fd(), &bridged);
                 // Closed before the answer: who gets it must find the container running. After
                 // a failure the container is about to end.
                 drop(self.listener);
@@ -96,12 +105,12 @@ impl StartGate {
             .map(drop)
     }
 
-    fn start(&self, directory: BorrowedFd<'_>) -> Answer {
+    fn start(&self, directory: BorrowedFd<'_>, bridged: &[u8]) -> Answer {
         let request = Request::Start {
             container: self.container.clone(),
         };
-        let started =
-            Control::open(directory, None).and_then(|mut control| control.demand(&request, b""));
+        let started = Control::open(directory, None)
+            .and_then(|mut control| control.demand(&request, bridged));
         match started {
             Ok(()) => Answer::Done,
             Err(GuestError::Remote(remote)) => Answer::Failed(remote),
@@ -110,11 +119,11 @@ impl StartGate {
     }
 }
 
-/// The visitor, when it has come to start the container.
-fn starter(mut visitor: UnixStream) -> Option<UnixStream> {
+/// The visitor, when it has come to start the container, and the network it says the container has.
+fn starter(mut visitor: UnixStream) -> Option<(UnixStream, Vec<u8>)> {
     visitor.set_read_timeout(Some(PATIENCE)).ok()?;
     match frame::read::<Request>(&mut visitor) {
-        Ok(Some((Request::Start { .. }, _))) => Some(visitor),
+        Ok(Some((Request::Start { .. }, bridged))) => Some((visitor, bridged)),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 //! for the container's first process.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use runvm_proto::{Answer, DOORBELL_PORT, Process, Ready, Remote, Request, Stream};
 use runvm_sys::inherited;
+use runvm_sys::tap::Tap;
 use runvm_sys::unix_socket::path_in;
 use runvm_vmm::confine;
 use runvm_vmm::devices::fs::Exports;
+use runvm_vmm::devices::net::{MacAddress, NetConfig};
 use runvm_vmm::devices::vsock::VsockConfig;
 use runvm_vmm::{Exit, Hypervisor, Stopper, VmConfig, launch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -58,7 +60,8 @@ pub(super) struct Order {
     /// cgroup v1 `tasks` files to move into.
     pub(super) tasks: Vec<i32>,
     /// The network namespace to join.
-    pub(super) network: Option<i32>,
+    pub(super) network: i32,
+    pub(super) cards: Vec<OrderedCard>,
     /// Whether the caller has hooks to run between the boot and the container.
     pub(super) hooks: bool,
 }
@@ -78,6 +81,14 @@ pub(super) struct OrderedExport {
     pub(super) name: String,
     pub(super) fd: i32,
     pub(super) read_only: bool,
+}
+
+/// A network card.
+#[derive(Serialize, Deserialize)]
+pub(super) struct OrderedCard {
+    pub(super) mac: MacAddress,
+    /// The queues of its tap, by the numbers of their descriptors.
+    pub(super) taps: Vec<i32>,
 }
 
 /// What the process reports.
@@ -164,10 +175,8 @@ fn settle(order: &Order) -> Result<(), BackendError> {
         // The number 0 is the writing thread, moved without the wait of a move by pid.
         rustix::io::write(inherited::take(tasks)?, b"0")?;
     }
-    if let Some(network) = order.network {
-        let network = inherited::take(network)?;
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-    }
+    let network = inherited::take(order.network)?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
     Ok(())
 }
 
@@ -244,6 +253,7 @@ impl Machine {
                 listener: UnixListener::bind(path_in(directory, SOCKET))?,
                 ports: directory.try_clone_to_owned()?,
             },
+            cards: take_cards(order)?,
         };
         let hypervisor = match &order.hypervisor {
             OrderedHypervisor::Kvm(device) => Hypervisor::Kvm {
@@ -370,6 +380,19 @@ fn take_exports(order: &Order) -> Result<Exports, BackendError> {
         exports.add(&export.name, fd, export.read_only)?;
     }
     Ok(exports)
+}
+
+fn take_cards(order: &Order) -> io::Result<Vec<NetConfig>> {
+    let take = |card: &OrderedCard| {
+        let taps = card.taps.iter().map(|&tap| inherited::take(tap));
+        Ok(NetConfig {
+            taps: taps
+                .map(|tap| tap.map(Tap::from_fd))
+                .collect::<io::Result<_>>()?,
+            mac: card.mac,
+        })
+    };
+    order.cards.iter().map(take).collect()
 }
 
 /// Waits for the agent; `None` when it takes too long.

@@ -94,6 +94,22 @@ struct Posted {
     writable: Vec<(u64, usize)>,
 }
 
+/// A generator of numbers that repeats (xorshift64), so that a failure does too.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct FakeDriver {
     memory: GuestMemory,
@@ -246,6 +262,12 @@ impl FakeDriver {
             descriptor,
         );
         self.publish(queue, head, vec![head], writable)
+    }
+
+    /// Keeps the first `count` descriptors of the table for [`Self::post_raw`].
+    pub(crate) fn set_aside(&mut self, queue: usize, count: usize) {
+        let free = &mut self.queues[queue].free;
+        free.retain(|&index| usize::from(index) >= count);
     }
 
     /// Writes `descriptors` to the start of the descriptor table as they are and makes `head`

@@ -15,14 +15,17 @@ pub(crate) mod balloon;
 #[cfg(test)]
 mod broken_chains;
 mod chain;
+mod epoll;
 #[cfg(test)]
 mod fake_driver;
 pub mod fs;
 pub(crate) mod mmio;
+pub mod net;
 mod queue_thread;
 pub(crate) mod reset;
 pub(crate) mod rng;
 pub(crate) mod serial;
+mod span;
 mod thread;
 pub mod vsock;
 

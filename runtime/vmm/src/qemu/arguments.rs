@@ -8,6 +8,7 @@ use virtio_bindings::virtio_ids::{VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
 
 use super::QemuLaunchError;
 use crate::devices::VirtioDevice;
+use crate::devices::net::NetConfig;
 
 /// `microvm` has no PCI, no ACPI unless asked and no firmware but a boot stub, which starts a
 /// kernel by its PVH entry.
@@ -36,6 +37,11 @@ const BALLOON: &str = "virtio-balloon-device,free-page-reporting=on,deflate-on-o
 
 /// The longest queue that QEMU's virtio-fs device takes.
 const FS_QUEUE_SIZE: u16 = 1024;
+
+/// What QEMU's network card would answer itself, over a control queue: ours offers none of it with one
+/// pair of queues. And QEMU need not speak for the guest when its machine moves, which it does not.
+const CARD_WITHOUT: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,\
+    ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off";
 
 /// A device and QEMU's end of its connection.
 pub(super) struct Attached {
@@ -90,6 +96,7 @@ pub(super) struct Arguments<'a> {
     pub(super) vcpus: u8,
     pub(super) monitor: BorrowedFd<'a>,
     pub(super) devices: &'a [Attached],
+    pub(super) cards: &'a [NetConfig],
 }
 
 impl Arguments<'_> {
@@ -105,6 +112,7 @@ impl Arguments<'_> {
         self.add_machine(&mut line);
         self.add_console_and_monitor(&mut line);
         self.add_devices(&mut line);
+        self.add_cards(&mut line);
         line.0.into_iter().map(CString::new).collect()
     }
 
@@ -145,6 +153,21 @@ impl Arguments<'_> {
             line.add("-device", format_args!("{},chardev={id}", device.option));
         }
         line.add("-device", BALLOON);
+    }
+
+    /// The network cards are QEMU's own, on our taps: for a card it takes no vhost-user connection that it
+    /// inherits ("chardev does not support FD passing"), and it would have to find ours by a name.
+    fn add_cards(&self, line: &mut Line) {
+        for (number, card) in self.cards.iter().enumerate() {
+            let fds: Vec<String> = (card.taps.iter())
+                .map(|tap| tap.as_raw_fd().to_string())
+                .collect();
+            let fds = fds.join(":");
+            line.add("-netdev", format_args!("tap,id=network{number},fds={fds}"));
+            let mac = card.mac.map(|byte| format!("{byte:02x}")).join(":");
+            let card = format!("virtio-net-device,netdev=network{number},mac={mac}");
+            line.add("-device", format_args!("{card},{CARD_WITHOUT}"));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`launch`] starts QEMU as a child with a machine of type `microvm`, without capabilities and under
 //! QEMU's own filter of system calls (its `-sandbox`). The virtio devices stay in
 //! this process: QEMU reaches them over vhost-user. Everything that QEMU is given, it is given as
-//! an inherited descriptor: kernel, initramfs, the devices' connections, the console and its
+//! an inherited descriptor: kernel, initramfs, the devices' connections, the taps, the console and its
 //! monitor; it opens no file of ours by name.
 
 mod arguments;
@@ -13,7 +13,7 @@ mod process;
 mod vhost_user;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -30,6 +30,7 @@ use self::vhost_user::Backend;
 use crate::Exit;
 use crate::confine;
 use crate::devices::VirtioDevice;
+use crate::devices::net::NetConfig;
 use crate::kvm::Machine;
 
 /// Why a machine could not be launched on QEMU.
@@ -110,7 +111,11 @@ impl Balloon {
 }
 
 /// Starts QEMU and waits until its machine is made. The guest waits for [`QemuVm::start`].
-pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaunchError> {
+pub(crate) fn launch(
+    machine: Machine,
+    cards: Vec<NetConfig>,
+    binary: &Path,
+) -> Result<QemuVm, QemuLaunchError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let executable =
         rustix::fs::open(binary, flags, Mode::empty()).map_err(|error| QemuLaunchError::Open {
@@ -132,6 +137,7 @@ pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaun
         vcpus: machine.vcpus,
         monitor: monitor_end.as_fd(),
         devices: &attached,
+        cards: &cards,
     };
     let argv = arguments
         .to_argv()
@@ -142,6 +148,12 @@ pub(crate) fn launch(machine: Machine, binary: &Path) -> Result<QemuVm, QemuLaun
         monitor_end.into(),
     ];
     inherited.extend(arguments::sockets(attached));
+    inherited.extend(
+        cards
+            .into_iter()
+            .flat_map(|card| card.taps)
+            .map(OwnedFd::from),
+    );
     let start = process::Start {
         path: binary.into(),
         executable,

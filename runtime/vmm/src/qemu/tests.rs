@@ -24,7 +24,9 @@ fn machine() -> Machine {
 }
 
 fn failure(machine: Machine, binary: &str) -> QemuLaunchError {
-    launch(machine, Path::new(binary)).err().unwrap()
+    launch(machine, Vec::new(), Path::new(binary))
+        .err()
+        .unwrap()
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl Bundle {
             "ociVersion": "1.0.2",
             "root": {"path": "rootfs"},
             "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-            "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}]},
         });
         for (pointer, value) in more {
             let (parent, field) = pointer.rsplit_once('/').unwrap();

@@ -6,6 +6,7 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::devices::fake_driver::Random;
 use crate::lock::lock;
 
 const MEMORY_BYTES: usize = 1 << 20;
@@ -397,22 +398,6 @@ fn configuration_space_takes_any_width_and_registers_only_their_own() {
         .transport
         .write(register::VIRTIO_MMIO_STATUS.into(), &[0]);
     assert_ne!(driver.status(), 0);
-}
-
-/// A generator of numbers that repeats (xorshift64), so that a failure does too.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }
 
 /// One access of an enemy who knows the registers, and prefers values that mean something.

@@ -14,7 +14,6 @@
 
 mod chain;
 mod connection;
-mod epoll;
 mod mux;
 mod ports;
 mod stream;
@@ -33,10 +32,10 @@ use virtio_queue::QueueT;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use self::epoll::Epoll;
 use self::mux::Mux;
 use self::ports::PortDirectory;
 use self::worker::Worker;
+use super::epoll::Epoll;
 use super::thread::DeviceThread;
 use super::{Activation, ActiveQueue, VirtioDevice};
 use crate::confine::{Call, Confinement, call, one_of};

@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chain::{Packet, Room, Span};
+use super::chain::{Packet, Room};
 use super::connection::{Connection, Event, Next};
-use super::epoll::{Change, Epoll};
 use super::ports::PortDirectory;
 use super::stream::{Greeting, HostStream, Read};
 use super::wire::{Ended, HOST_CID, Header, Op, Ports, TYPE_STREAM};
+use crate::devices::epoll::{Change, Epoll};
+use crate::devices::span::Span;
 
 /// How many host sockets a device holds, in any state. A guest cannot spend more of the process's
 /// descriptors than this: half of the 1,024 that are usual, the other half being for file sharing.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::net::{RecvFlags, recv};
 
-use super::chain::Span;
+use crate::devices::span::Span;
 
 /// The longest first line: `CONNECT 4294967295` and its newline.
 const LONGEST_GREETING: usize = 19;

@@ -12,9 +12,9 @@ use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Packet, Room};
-use super::epoll::Epoll;
 use super::mux::{FIRST_SESSION, Mux};
 use super::{RX_QUEUE, TX_QUEUE};
+use crate::devices::epoll::Epoll;
 use crate::devices::{ActiveQueue, GuestMemory, Interrupt};
 
 const STOP: u64 = 0;

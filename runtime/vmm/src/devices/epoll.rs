@@ -1,4 +1,4 @@
-//! The one place where the worker waits.
+//! The one place where a device's worker waits.
 //!
 //! Everything is watched edge-triggered: an event says that something has changed, and what can
 //! be read or written is remembered until the kernel says EAGAIN. So a host socket that has data
