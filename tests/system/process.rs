@@ -8,6 +8,7 @@ use serde_json::json;
 
 each_isolation! {
     a_program_gets_its_arguments_environment_and_directory,
+    a_working_directory_that_is_missing_is_made,
     a_program_runs_as_its_user,
     a_program_has_the_rights_it_was_given,
     a_program_inherits_nothing_it_was_not_given,
@@ -32,6 +33,17 @@ fn a_program_gets_its_arguments_environment_and_directory(runtime: &Runtime) {
         "[][two words][*][$HOME]\n/usr/bin\n\
          COLOUR=red=green\nEMPTY=\nHOME=/\nPATH=/bin:/usr/bin\nPWD=/usr/bin\nSHLVL=1\n",
     );
+}
+
+fn a_working_directory_that_is_missing_is_made(runtime: &Runtime) {
+    let bundle = runtime
+        .bundle()
+        .shell("pwd; stat -c '%a %u:%g' .")
+        .edit(|config| {
+            config["process"]["cwd"] = json!("/new/directory");
+            config["process"]["user"] = json!({ "uid": 1000, "gid": 1000, "umask": 0o077 });
+        });
+    runtime.run(&bundle).prints("/new/directory\n755 0:0\n");
 }
 
 fn a_program_runs_as_its_user(runtime: &Runtime) {
