@@ -95,6 +95,7 @@ fn the_devices_are_those_every_container_has(runtime: &Runtime) {
                   cat /dev/null; echo lost >/dev/null
                   [ $(head -c 8 /dev/urandom | wc -c) = 8 ] && [ $(head -c 8 /dev/random | wc -c) = 8 ] || echo no noise
                   echo >/dev/full
+                  [ ! -L core ] || [ -e core ] || echo core leads nowhere
                   echo by name >/dev/stdout; echo shared >/dev/shm/x; cat /dev/shm/x";
     let outcome = runtime.run(&runtime.bundle().shell(script)).exits(0);
     let (core, rest): (Vec<String>, Vec<String>) = outcome

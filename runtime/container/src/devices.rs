@@ -46,13 +46,15 @@ const DEFAULT: [(&str, u32, u32); 6] = [
 ];
 
 /// "Dev symbolic links" (runtime-linux.md).
-const LINKS: [(&str, &str); 5] = [
+const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
 ];
+
+/// As [`LINKS`], where the kernel has such a file (CONFIG_PROC_KCORE).
+const CORE: (&str, &str) = ("core", "/proc/kcore");
 
 /// Where the devices are that every container has.
 pub(crate) fn default_paths() -> impl Iterator<Item = PathBuf> {
@@ -98,7 +100,8 @@ pub(crate) fn set_up(
     devices
         .iter()
         .try_for_each(|device| make(rootfs, device, way))?;
-    link(&dev)
+    let core = rootfs.open(Path::new(CORE.1)).is_ok().then_some(CORE);
+    link(&dev, LINKS.into_iter().chain(core))
 }
 
 /// Whether a directory of the host is bound over /dev: its devices are the host's affair.
@@ -183,8 +186,11 @@ fn file_type(kind: DeviceKind) -> FileType {
     }
 }
 
-fn link(dev: &OwnedFd) -> Result<(), DeviceError> {
-    for (name, target) in LINKS {
+fn link(
+    dev: &OwnedFd,
+    links: impl Iterator<Item = (&'static str, &'static str)>,
+) -> Result<(), DeviceError> {
+    for (name, target) in links {
         match symlinkat(target, dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => {
