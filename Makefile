@@ -2,8 +2,8 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help build binaries kernel rootfs demo bench test test-unit test-host test-peer test-nested stress check install clean \
-	build-packages demo-packages test-packages bench-packages
+.PHONY: help build binaries kernel rootfs demo bench test test-unit test-host test-engines test-peer test-nested stress check \
+	install clean build-packages demo-packages test-packages engine-packages bench-packages
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -20,6 +20,7 @@ YOUKI := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/runvm/youki-$(YOUKI_VERSION)
 BUILD_PACKAGES := gcc libc6-dev make flex bison bc libelf-dev libssl-dev xz-utils linux-source-6.12
 DEMO_PACKAGES := busybox-static qemu-system-x86
 TEST_PACKAGES := runc criu strace procps iproute2 uidmap systemd dbus
+ENGINE_PACKAGES := podman netavark buildah containerd docker.io iptables catatonit
 BENCH_PACKAGES := runc crun podman pkg-config libseccomp-dev
 HOST_PACKAGES := qemu-system-common zstd kmod
 
@@ -52,7 +53,7 @@ bench: demo-packages bench-packages binaries $(YOUKI)/bin/youki ## Measure besid
 $(YOUKI)/bin/youki:
 	-cargo install youki --version $(YOUKI_VERSION) --locked --root $(YOUKI)
 
-test: test-unit test-host test-peer test-nested ## Run every test
+test: test-unit test-host test-engines test-peer test-nested ## Run every test
 	@echo "all tests passed"
 
 test-unit: build-packages demo-packages test-packages ## Test the crates
@@ -62,8 +63,11 @@ test-host: demo-packages test-packages build ## Test whole behaviours on this ma
 	RUNVM_BIN=$(STAGE)/bin/runvm cargo test -p runvm-tests --test system
 	RUNVM_BIN=$(STAGE)/bin/runvm tests/under-systemd cargo test -p runvm-tests --test system systemd::
 
-test-peer: demo-packages test-packages ## Prove the container tests with runc in runvm's place
-	RUNVM_BIN=runc cargo test -p runvm-tests --test system
+test-engines: demo-packages test-packages engine-packages binaries ## Test container isolation under podman, buildah, containerd and Docker
+	RUNVM_BIN=$(STAGE)/bin/runvm cargo test -p runvm-tests --test engines
+
+test-peer: demo-packages test-packages engine-packages ## Prove the container tests with runc in runvm's place
+	RUNVM_BIN=runc cargo test -p runvm-tests --test system --test engines
 	RUNVM_BIN=runc tests/under-systemd cargo test -p runvm-tests --test system systemd::
 
 test-nested: demo-packages test-packages build ## Test whole behaviours in a nested host with KVM and cgroup v2
@@ -85,16 +89,25 @@ install: ## Install below PREFIX (after `make build`)
 clean: ## Remove what was built here; the kernel stays in the cache
 	rm -rf target
 
-# Installs those of $(1) that are missing, saying which.
+# Installs those of $(1) that are missing, saying which; $(2) comes right before.
 define ensure
 	@missing=$$(for package in $(1); do \
 		[ "$$(dpkg-query -Wf '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || echo $$package; done); \
 	[ -z "$$missing" ] || { echo "installing" $$missing; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		$(2) \
 		$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+endef
+
+# The services of packages stay down while they are installed: what would start them asks this file, see
+# invoke-rc.d(8). Where there is one, the machine has a policy already.
+define without_services
+policy=/usr/sbin/policy-rc.d; [ -e $$policy ] || { trap "$$sudo rm -f $$policy" EXIT; \
+			printf '#!/bin/sh\nexit 101\n' | $$sudo install -m 755 /dev/stdin $$policy; };
 endef
 
 build-packages: ; $(call ensure,$(BUILD_PACKAGES))
 demo-packages: ; $(call ensure,$(DEMO_PACKAGES))
 bench-packages: ; $(call ensure,$(BENCH_PACKAGES))
 test-packages: ; $(call ensure,$(TEST_PACKAGES) $(HOST_PACKAGES))
+engine-packages: ; $(call ensure,$(ENGINE_PACKAGES),$(without_services))

@@ -108,7 +108,8 @@ impl Bundle {
     }
 }
 
-fn make_root(rootfs: &Path) {
+/// Makes a root of busybox at `rootfs`.
+pub fn make_root(rootfs: &Path) {
     for directory in [
         "bin", "sbin", "usr/bin", "usr/sbin", "dev", "etc", "proc", "sys", "tmp",
     ] {

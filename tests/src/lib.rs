@@ -18,7 +18,7 @@ mod runtime;
 mod scratch;
 mod terminal;
 
-pub use bundle::Bundle;
+pub use bundle::{Bundle, make_root};
 pub use capture::Capture;
 pub use container::{Container, State};
 pub use isolation::{Isolation, in_isolation, skip};
