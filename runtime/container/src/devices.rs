@@ -53,6 +53,10 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// Always the one of the container's own devpts (devpts(5)): engines that hand on all devices of the host's list
+/// the host's too.
+const PTMX: &str = "/dev/ptmx";
+
 /// As [`LINKS`], where the kernel has such a file (CONFIG_PROC_KCORE).
 const CORE: (&str, &str) = ("core", "/proc/kcore");
 
@@ -99,6 +103,7 @@ pub(crate) fn set_up(
     }
     devices
         .iter()
+        .filter(|device| device.path != Path::new(PTMX))
         .try_for_each(|device| make(rootfs, device, way))?;
     let core = rootfs.open(Path::new(CORE.1)).is_ok().then_some(CORE);
     link(&dev, LINKS.into_iter().chain(core))
@@ -201,7 +206,7 @@ fn link(
             }
         }
     }
-    // The one of the container's own devpts, whatever the image has there (devpts(5)).
+    // Whatever the image has there.
     remove_file(dev, "ptmx".as_ref())
         .and_then(|()| Ok(symlinkat(c"pts/ptmx", dev, c"ptmx")?))
         .map_err(|source| DeviceError::Link {

@@ -18,6 +18,7 @@ crate::tests![
     options_of_a_file_system_arrive,
     devices_are_as_the_specification_has_them,
     configured_devices_are_made,
+    a_multiplexer_among_the_devices_is_the_containers_own,
     masked_and_read_only_paths_are,
     the_root_is_read_only,
     rootfs_propagation_is_set,
@@ -165,6 +166,15 @@ fn devices_are_as_the_specification_has_them() {
         "null 1:3 666\nzero 1:5 666\nfull 1:7 666\nrandom 1:8 666\nurandom 1:9 666\ntty 5:0 666\n\
          /proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n1\n1777\n"
     );
+}
+
+fn a_multiplexer_among_the_devices_is_the_containers_own() {
+    let ptmx =
+        json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "fileMode": 0o666}]);
+    let bundle = || Bundle::shell("readlink /dev/ptmx").set("/linux/devices", ptmx.clone());
+    for bundle in [bundle(), bundle().user_namespace()] {
+        assert_eq!(bundle.run(), "pts/ptmx\n");
+    }
 }
 
 fn configured_devices_are_made() {
