@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use runvm_oci::{NamespaceKind, Plan, Process, State};
-use runvm_sys::PidFd;
 use runvm_sys::clone::{CLONE_NEWUSER, Gateway, Spawn, SpawnError};
+use runvm_sys::{PidFd, user_namespace};
 
 use crate::cgroup::{Cgroup, Entry, SubCgroup, SubCgroupError};
 use crate::control::{Control, ExecOrder, Order, Word};
@@ -137,7 +137,8 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     let tasks = entry.tasks.into_iter().map(add);
     let tasks = tasks.collect::<Result<_, _>>()?;
     let has_pid_namespace = source(request.plan, NamespaceKind::Pid) != Source::Runtime;
-    let through_gateway = gateway(request, has_pid_namespace).is_some();
+    let joins = gateway(request, has_pid_namespace).map_or(Vec::new(), |gateway| gateway.joins);
+    let joined = joins.iter().fold(0, |kinds, (_, kind)| kinds | kind);
     let spawn_in = |unified: Option<OwnedFd>| {
         Spawn {
             executable: executable.as_fd(),
@@ -147,7 +148,8 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
             inherit: &inherited.borrow(),
             preserve: request.preserve_fds,
             new_namespaces: 0,
-            pid_namespace: (has_pid_namespace && !through_gateway).then(|| request.target.as_fd()),
+            pid_namespace: (has_pid_namespace && joined & CLONE_NEWPID == 0)
+                .then(|| request.target.as_fd()),
             cgroup: unified.as_ref().map(AsFd::as_fd),
             dies_with_parent: true,
             gateway: gateway(request, has_pid_namespace),
@@ -172,9 +174,7 @@ fn spawn(request: &ExecRequest<'_>) -> Result<(Newborn, Control), ExecError> {
     limits::raise_rlimits(begun.pid(), &request.process.rlimits)
         .map_err(|error| ExecError::Child(ChildError::new(&error)))?;
     let mut order = order(request, target, tasks);
-    if through_gateway {
-        order.join &= !CLONE_NEWUSER;
-    }
+    order.join &= !joined;
     let order = Order::Exec(Box::new(order));
     let newborn = Newborn::ordered(begun, &ours, &order, request.process_json);
     Ok((newborn.map_err(ExecError::Spawn)?, ours))
@@ -187,18 +187,20 @@ fn is_busy(error: &io::Error) -> bool {
 
 /// For a caller without privileges: only from within the user namespace, which is its own, can it
 /// enter the others, and a pid namespace is entered by being born there. One with privileges joins
-/// the user namespace last: until then nobody in the container can look into the new process.
+/// the user namespace last: until then nobody in the container can look into the new process. Where
+/// they reach no further than a user namespace of the caller's, it could not leave the pid namespace
+/// again that it has pointed its children at.
 fn gateway<'a>(request: &'a ExecRequest<'_>, has_pid_namespace: bool) -> Option<Gateway<'a>> {
-    let has_user_namespace = source(request.plan, NamespaceKind::User) != Source::Runtime;
-    if rustix::process::geteuid().is_root() || !has_user_namespace {
-        return None;
-    }
     let target = request.target.as_fd();
-    let mut joins = vec![(target, CLONE_NEWUSER)];
-    if has_pid_namespace {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut joins = Vec::new();
+    if !is_root && source(request.plan, NamespaceKind::User) != Source::Runtime {
+        joins.push((target, CLONE_NEWUSER));
+    }
+    if has_pid_namespace && (!is_root || user_namespace::is_inside()) {
         joins.push((target, CLONE_NEWPID));
     }
-    Some(Gateway {
+    (!joins.is_empty()).then_some(Gateway {
         joins,
         time_offsets: None,
     })

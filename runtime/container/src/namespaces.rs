@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns, unshare};
 use runvm_oci::{NamespaceKind, Plan};
 use runvm_sys::clone::Gateway;
+use runvm_sys::user_namespace;
 
 use crate::control::Kind;
 
@@ -80,11 +81,14 @@ impl Arrangement {
         }
         let time = new & CLONE_NEWTIME != 0;
         let user_is_new = new & CloneFlags::CLONE_NEWUSER.bits() != 0;
-        let joins_user = joined.iter().any(|j| j.kind == NamespaceKind::User);
+        let joins = |kind| joined.iter().any(|joined: &Joined| joined.kind == kind);
+        let joins_user = joins(NamespaceKind::User);
+        // There is no way back into the pid namespace around a user namespace of the caller's.
+        let leaves_for_good = joins(NamespaceKind::Pid) && user_namespace::is_inside();
         Ok(Self {
             // What a new user namespace hides, and what must not be entered without the joined
             // one, can only be reached on the way to the clone.
-            gateway: time || joins_user || (user_is_new && !joined.is_empty()),
+            gateway: time || joins_user || leaves_for_good || (user_is_new && !joined.is_empty()),
             new: (new & !(CloneFlags::CLONE_NEWCGROUP.bits() | CLONE_NEWTIME)).cast_unsigned(),
             time_offsets: if time {
                 Some(time_offsets(plan)?)

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use runvm_oci::{NamespaceKind, Plan, State, Status};
+use runvm_sys::user_namespace;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -172,7 +173,7 @@ impl Init<'_> {
         }
         let rootfs = root::mount(&plan.root.path, plan.rootfs_propagation)?;
         let later = self.mounts(&rootfs, control).make(&plan.mounts)?;
-        devices::set_up(&rootfs, &plan.devices, &plan.mounts, self.device_way())?;
+        devices::set_up(&rootfs, &plan.devices, &plan.mounts, device_way())?;
         self.set_up_terminal(control, &rootfs)?;
         self.run_hooks_before_root(control)?;
         process::make_directory(&rootfs, &plan.process.cwd);
@@ -199,14 +200,6 @@ impl Init<'_> {
             user_namespace: source(self.plan, NamespaceKind::User) != Source::Runtime,
             label: self.plan.mount_label.as_deref(),
             cgroup_namespace: source(self.plan, NamespaceKind::Cgroup) != Source::Runtime,
-        }
-    }
-
-    /// No user namespace but the first lets a device node be made.
-    fn device_way(&self) -> devices::Way {
-        match source(self.plan, NamespaceKind::User) {
-            Source::Runtime => devices::Way::Make,
-            Source::New | Source::Joined => devices::Way::Bind,
         }
     }
 
@@ -274,6 +267,14 @@ impl Init<'_> {
             filter.load()?;
         }
         Err(ready.program.execute().into())
+    }
+}
+
+/// No user namespace but the first lets a device node be made, be it the container's or its caller's.
+fn device_way() -> devices::Way {
+    match user_namespace::is_inside() {
+        true => devices::Way::Bind,
+        false => devices::Way::Make,
     }
 }
 

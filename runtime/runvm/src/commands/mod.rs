@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use runvm_oci::Plan;
 use runvm_sandbox::{CgroupDriver, IsolationKind, Settings, Store};
+use runvm_sys::user_namespace;
 use runvm_systemd::Instance;
 
 use crate::cli::{Cli, Command, Global, Rootless};
@@ -70,14 +71,20 @@ pub(crate) fn run(cli: Cli, preserved: Preserved, logger: &Logger) -> anyhow::Re
     }
 }
 
-/// `/run/runvm`; a user's own runtime directory where they are not root.
+/// `/run/runvm`; a user's own runtime directory where they are not root. Root of a user namespace is a user, as an
+/// engine makes one its own, unless `$USER` says that it is root to all around it (runc's rule).
 fn root(global: &Global) -> PathBuf {
     if let Some(root) = &global.root {
         return root.clone();
     }
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let is_root = || {
+        rustix::process::geteuid().is_root()
+            && (!user_namespace::is_inside()
+                || std::env::var_os("USER").is_some_and(|user| user == "root"))
+    };
     match runtime_dir {
-        Some(dir) if !rustix::process::geteuid().is_root() => Path::new(&dir).join("runvm"),
+        Some(dir) if !is_root() => Path::new(&dir).join("runvm"),
         _ => "/run/runvm".into(),
     }
 }
@@ -129,7 +136,7 @@ impl Session<'_> {
 
     /// Which service manager takes orders from the caller: root of a user namespace is a user.
     pub(crate) fn service_manager(&self) -> Instance {
-        if self.rootless() || runvm_sys::user_namespace::is_inside() {
+        if self.rootless() || user_namespace::is_inside() {
             Instance::User
         } else {
             Instance::System
@@ -141,7 +148,7 @@ impl Session<'_> {
         match self.global.rootless {
             Rootless::True => true,
             Rootless::False => false,
-            Rootless::Auto => !rustix::process::geteuid().is_root(),
+            Rootless::Auto => !rustix::process::geteuid().is_root() || user_namespace::is_inside(),
         }
     }
 }
