@@ -29,8 +29,12 @@ const FIRST: &str = "
     echo ready
     exec cat";
 
-/// For engines that choose the ids of a user namespace themselves: podman looks for this user.
-const SUBORDINATE_IDS: &str = "containers:100000:1000000\n";
+/// A user that every host has, with their id.
+pub(crate) const USER: (&str, u32) = ("nobody", 65534);
+
+/// For engines that choose the ids of a user namespace themselves, podman in the name of "containers", and for
+/// [`USER`].
+const SUBORDINATE_IDS: &str = "containers:100000:1000000\nnobody:2000000:65536\n";
 
 impl Enclosure {
     /// Makes one.

@@ -9,8 +9,10 @@ mod enclosure;
 mod engine;
 mod image;
 mod podman;
+mod podman_user;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -37,6 +39,8 @@ struct Suite {
     start: fn() -> Engine,
     behaviours: Vec<Behaviour>,
     engine: Arc<OnceLock<Engine>>,
+    /// Why not with unified cgroups.
+    not_on_cgroup_v2: Option<&'static str>,
 }
 
 impl Suite {
@@ -53,12 +57,24 @@ impl Suite {
             start,
             behaviours,
             engine,
+            not_on_cgroup_v2: None,
+        }
+    }
+
+    fn on_cgroup_v1(self, reason: &'static str) -> Self {
+        Self {
+            not_on_cgroup_v2: Some(reason),
+            ..self
         }
     }
 
     fn reason_to_skip(&self) -> Option<String> {
         if !rustix::process::geteuid().is_root() {
             return Some("needs root".into());
+        }
+        let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        if let Some(reason) = self.not_on_cgroup_v2.filter(|_| is_v2) {
+            return Some(reason.into());
         }
         let needed = ["unshare", "nsenter", "catatonit", "ip"];
         let mut needed = needed.iter().chain(self.programs);
@@ -99,6 +115,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let suites = [
         podman::suite(),
+        podman_user::suite(),
         buildah::suite(),
         containerd::suite(),
         docker::suite(),

@@ -46,12 +46,16 @@ runtime_supports_json = ["runc", "runvm"]
 network_config_dir = "DIRECTORY/networks"
 "#;
 
+/// Writes a configuration that has podman keep its files in `directory`. The answer is its path.
+pub(crate) fn configuration(enclosure: &Enclosure, directory: &str) -> String {
+    let configuration = CONFIGURATION.replace("DIRECTORY", directory);
+    enclosure.file("containers.conf", &configuration)
+}
+
 fn start() -> Engine {
     let enclosure = Enclosure::new();
     let archive = image::write(&enclosure.path(""));
-    let configuration =
-        CONFIGURATION.replace("DIRECTORY", enclosure.path("").trim_end_matches('/'));
-    let configuration = enclosure.file("containers.conf", &configuration);
+    let configuration = configuration(&enclosure, &enclosure.path("podman"));
     let mut podman = enclosure.command("podman");
     podman
         .env("CONTAINERS_CONF", configuration)
@@ -89,6 +93,10 @@ fn a_user_namespace_is_mapped_as_asked(engine: &Engine) {
         &["confined"],
     ];
     assert_eq!(lines, expected);
+    // With all devices of the host's, bound since they cannot be made.
+    engine
+        .run(&[&flags[..], &["--privileged", NAME, "readlink", "/dev/ptmx"]].concat())
+        .prints("pts/ptmx\n");
 }
 
 fn a_user_namespace_gets_ids_of_its_own(engine: &Engine) {
