@@ -8,6 +8,9 @@ use runvm_tests::{Input, Outcome, Running, Runtime};
 
 use crate::enclosure::Enclosure;
 
+/// The cgroup that pods are in.
+pub(crate) const PODS: &str = "pods";
+
 /// An engine in an enclosure of its own.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -125,7 +128,10 @@ impl Engine {
 
     fn is_engines_own(&self, cgroup: &Path) -> bool {
         let name = cgroup.file_name().unwrap_or_default().to_string_lossy();
-        name == self.enclosure.name() || name == "conmon"
+        // A pod's own, which the runtime makes where the engine does not, on the way to the first container's,
+        // can only be removed by whoever of the pod goes last.
+        let is_pods = cgroup.components().any(|part| part.as_os_str() == PODS);
+        name == self.enclosure.name() || name == "conmon" || is_pods && !name.starts_with("libpod-")
     }
 
     /// Ends it with all it has made. The answer is what is left on the host, a line each.

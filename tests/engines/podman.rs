@@ -7,7 +7,7 @@ use runvm_tests::{Input, Runtime};
 
 use crate::alike::{inspect, remove, sleeper};
 use crate::enclosure::Enclosure;
-use crate::engine::{Engine, runtime};
+use crate::engine::{Engine, PODS, runtime};
 use crate::image::{self, NAME};
 use crate::{Suite, alike, behaviours};
 
@@ -117,7 +117,7 @@ fn a_user_namespace_gets_ids_of_its_own(engine: &Engine) {
 #[track_caller]
 fn create_pod(engine: &Engine) -> String {
     let name = engine.new_name();
-    let parent = format!("--cgroup-parent=/{}", engine.enclosure().name());
+    let parent = format!("--cgroup-parent=/{}/{PODS}", engine.enclosure().name());
     let share = "--share=pid,ipc,net,uts";
     let create = [
         "pod",
