@@ -127,8 +127,13 @@ fn what_a_guest_cannot_have_is_refused_by_field() {
     let cases = [
         (
             "/linux/namespaces",
-            json!([{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
+            json!([{"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
             "linux.namespaces[1].path",
+        ),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "pid"}]),
+            "linux.namespaces",
         ),
         (
             "/linux/devices",
