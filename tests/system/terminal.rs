@@ -9,6 +9,7 @@ each_isolation! {
     a_session_at_the_users_terminal,
     a_terminal_is_sent_to_the_console_socket,
     exec_has_a_terminal_of_its_own,
+    a_program_finds_the_size_of_its_terminal_from_the_first,
     a_detached_terminal_needs_a_console_socket,
 }
 
@@ -130,4 +131,21 @@ fn a_detached_terminal_needs_a_console_socket(runtime: &Runtime) {
     runtime
         .call(flags.iter().chain(&[runtime.new_id().as_str()]))
         .refuses(1, &["console"]);
+}
+
+fn a_program_finds_the_size_of_its_terminal_from_the_first(runtime: &Runtime) {
+    let bundle = runtime.bundle().with_terminal().args(&["stty", "size"]);
+    let terminal = Terminal::open(41, 101);
+    let command = runtime.command(["run", "--bundle", bundle.path_text(), &runtime.new_id()]);
+    let running = terminal.run(&command);
+    terminal.output().wait_for("41 101\r\n");
+    running.finish().exits(0);
+
+    let container = runtime.create(&runtime.bundle().args(&["sleep", "1000"]));
+    container.start();
+    let terminal = Terminal::open(22, 62);
+    let running = terminal.run(&container.exec_command(&["--tty"], &["stty", "size"]));
+    terminal.output().wait_for("22 62\r\n");
+    running.finish().exits(0);
+    container.end();
 }

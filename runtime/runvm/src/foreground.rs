@@ -12,7 +12,9 @@ use runvm_sys::{ExitStatus, PidFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 /// At most this much is written at once: a pipe or terminal that polls writable takes it without
 /// blocking (pipe(7), PIPE_BUF).
@@ -44,6 +46,18 @@ impl ForwardedSignals {
     }
 }
 
+/// The size of the user's terminal; `None` where standard input is none.
+pub(crate) fn window_size() -> Option<Winsize> {
+    tcgetwinsize(input()).ok()
+}
+
+/// Gives the container's terminal the size of the user's. Where that has none there is none to give.
+pub(crate) fn copy_window_size(terminal: &OwnedFd) {
+    if let Some(size) = window_size() {
+        let _ = tcsetwinsize(terminal, size);
+    }
+}
+
 /// Relays terminal and signals until `child` has ended; the answer is its exit code.
 pub(crate) fn attend(
     child: &PidFd,
@@ -60,7 +74,7 @@ pub(crate) fn attend(
         if events.signal {
             while let Some(signal) = signals.next() {
                 match (&relay, signal == Signal::SIGWINCH as i32) {
-                    (Some(relay), true) => relay.copy_window_size(),
+                    (Some(relay), true) => copy_window_size(&relay.terminal),
                     (None, true) => {}
                     _ => forward(signal),
                 }
@@ -153,20 +167,12 @@ impl TerminalRelay {
             restore: restore.clone(),
         };
         if let Some(mut raw) = restore {
-            relay.copy_window_size();
+            copy_window_size(&relay.terminal);
             raw.make_raw();
             tcsetattr(input(), OptionalActions::Now, &raw)
                 .context("cannot set the terminal raw")?;
         }
         Ok(relay)
-    }
-
-    /// Gives the container's terminal the size of ours.
-    fn copy_window_size(&self) {
-        // Where standard input is no terminal there is no size to give.
-        if let Ok(size) = tcgetwinsize(input()) {
-            let _ = tcsetwinsize(&self.terminal, size);
-        }
     }
 
     fn wants_input(&self) -> bool {

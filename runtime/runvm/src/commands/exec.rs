@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use crate::cli::Exec;
-use crate::foreground::{ForwardedSignals, attend};
+use crate::foreground::{ForwardedSignals, attend, window_size};
 
 /// `runvm exec`: runs one more program in a container; the answer is its exit code, or 0 when
 /// detached.
@@ -66,6 +66,8 @@ fn process_from_flags(container: &Container, args: &Exec) -> anyhow::Result<Valu
         process
             .as_object_mut()
             .map(|fields| fields.remove("consoleSize"));
+    } else if let Some(size) = window_size().filter(|_| !args.detach) {
+        process["consoleSize"] = json!({ "height": size.ws_row, "width": size.ws_col });
     }
     if let Some(cwd) = &args.cwd {
         process["cwd"] = json!(cwd);

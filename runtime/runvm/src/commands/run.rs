@@ -7,7 +7,7 @@ use runvm_sandbox::phases::Waterfall;
 use super::Session;
 use super::create::{console, new_container};
 use crate::cli::Run;
-use crate::foreground::{ForwardedSignals, attend};
+use crate::foreground::{ForwardedSignals, attend, copy_window_size};
 use crate::notify;
 
 /// `runvm run`: makes a container, runs its program, waits for it and deletes the container; the
@@ -62,6 +62,10 @@ fn see_through(
     signals: Option<ForwardedSignals>,
 ) -> anyhow::Result<u8> {
     let container = Container::open(&session.store, id)?;
+    if let Some(terminal) = &created.terminal {
+        // Before the program asks for it.
+        copy_window_size(terminal);
+    }
     let stands_in = signals.is_some().then(std::process::id);
     notify::start(session, &container, stands_in)?;
     match signals {

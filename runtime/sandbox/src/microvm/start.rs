@@ -9,11 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use runvm_container::network::Bridged;
-use runvm_proto::{Answer, FrameError, MessageError, Remote, Request, frame};
+use runvm_proto::{Answer, FrameError, MessageError, Process, Remote, Request, frame};
 
 use runvm_sys::unix_socket::{connect_in, is_listened_at, path_in};
 
+use super::attend::resize;
 use super::guest::{Control, GuestError};
+use super::stdio;
 
 /// The socket.
 const SOCKET: &str = "start.sock";
@@ -69,15 +71,21 @@ pub(super) fn start(
 pub(super) struct StartGate {
     listener: UnixListener,
     container: String,
+    terminal: bool,
 }
 
 impl StartGate {
-    /// Makes the socket.
-    pub(super) fn open(directory: BorrowedFd<'_>, container: &str) -> io::Result<Self> {
+    /// Makes the socket. `terminal` says whether the program has one.
+    pub(super) fn open(
+        directory: BorrowedFd<'_>,
+        container: &str,
+        terminal: bool,
+    ) -> io::Result<Self> {
         let listener = UnixListener::bind(path_in(directory, SOCKET))?;
         Ok(Self {
             listener,
             container: container.to_owned(),
+            terminal,
         })
     }
 
@@ -109,8 +117,13 @@ impl StartGate {
         let request = Request::Start {
             container: self.container.clone(),
         };
-        let started = Control::open(directory, None)
-            .and_then(|mut control| control.demand(&request, bridged));
+        let started = Control::open(directory, None).and_then(|mut control| {
+            // What size the caller has given the terminal since, the program finds from the first.
+            if let Some(size) = stdio::terminal_size().filter(|_| self.terminal) {
+                control.demand(&resize(&Process::first(&self.container), size), b"")?;
+            }
+            control.demand(&request, bridged)
+        });
         match started {
             Ok(()) => Answer::Done,
             Err(GuestError::Remote(remote)) => Answer::Failed(remote),

@@ -149,7 +149,7 @@ fn live(boss: &mut Boss) -> Result<i32, BackendError> {
     let created = create(&order, &config, &streams, directory.as_fd())
         .map_err(|error| machine.explain(error))?;
     let Made { relays, answer } = created;
-    let gate = StartGate::open(directory.as_fd(), &order.id)?;
+    let gate = StartGate::open(directory.as_fd(), &order.id, order.terminal)?;
     signals.forward(directory.try_clone()?, process.clone(), order.terminal)?;
     let mut control = Control::open(directory.as_fd(), None)?;
     boss.report(&Ok::<_, Remote>(machine.report(answer)))?;
