@@ -166,14 +166,16 @@ fn find(name: &str, env: &[Cow<'_, str>]) -> Result<PathBuf, ProgramError> {
         let path = Path::new(dir).join(name);
         match executable(&path) {
             Ok(()) => return Ok(path),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                refused = refused.or(Some(error));
-            }
-            _ => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => refused = refused.or(Some(error)),
         }
     }
     Err(match refused {
-        // As execvp(3): a file that may not be executed says so when there is no better one.
+        // As execvp(3): a file that is there and cannot be executed says why when there is no better one.
         Some(source) => ProgramError::Unusable {
             program: name.into(),
             source,
@@ -226,6 +228,19 @@ mod tests {
         assert_eq!(home_in(passwd.as_bytes(), 7).as_deref(), Some("/home/u"));
         assert_eq!(home_in(passwd.as_bytes(), 0).as_deref(), Some("/root"));
         assert_eq!(home_in(passwd.as_bytes(), 1), None);
+    }
+
+    #[test]
+    fn a_directory_of_the_path_that_cannot_be_searched_is_told_when_no_other_has_the_program() {
+        let endless = format!("/{}", "x".repeat(300));
+        let env = [Cow::from(format!("PATH={endless}:/bin"))];
+        assert_eq!(find("sh", &env).unwrap(), Path::new("/bin/sh"));
+        let error = find("no-such-program", &env).unwrap_err();
+        assert!(
+            matches!(&error, ProgramError::Unusable { source, .. }
+                if source.raw_os_error() == Some(nix::libc::ENAMETOOLONG)),
+            "{error}"
+        );
     }
 
     #[test]
