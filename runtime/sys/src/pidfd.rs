@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 /// A handle on one process, which the reuse of its pid cannot mislead. See pidfd_open(2).
@@ -40,7 +41,13 @@ impl PidFd {
             .ok()
             .and_then(Pid::from_raw)
             .ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self(pidfd)),
+            // Of these arguments, what older kernels (seen: 6.12) find invalid is a pid that has outlived
+            // its process as the number of a group or session.
+            Err(Errno::INVAL) => Err(Errno::SRCH.into()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// A handle from a descriptor that is known to be a pidfd: from clone3(2) or SCM_RIGHTS.
