@@ -51,7 +51,7 @@ bench: demo-packages bench-packages binaries $(YOUKI)/bin/youki ## Measure besid
 
 # Kept beside the kernel, as it takes minutes too. Where it cannot be built, the benchmark says that it is left out.
 $(YOUKI)/bin/youki:
-	-cargo install youki --version $(YOUKI_VERSION) --locked --root $(YOUKI)
+	-cargo install youki --version $(YOUKI_VERSION) --features v1,v2,seccomp --locked --root $(YOUKI)
 
 test: test-unit test-host test-engines test-peer test-nested ## Run every test
 	@echo "all tests passed"
