@@ -38,12 +38,12 @@ pub(crate) fn describe(pids: &[u32]) -> Result<Vec<ProcessEntry>, ProcessesError
 fn entry(pid: u32) -> Result<ProcessEntry, ProcessesError> {
     let directory = PathBuf::from(format!("/proc/{pid}"));
     let stat = Stat::read(&directory.join("stat"))?;
-    let age_s = seconds_since_boot().saturating_sub(stat.started_ticks / USER_HZ);
+    let age_s = seconds(ClockId::Boottime).saturating_sub(stat.started_ticks / USER_HZ);
     Ok(ProcessEntry {
         pid,
         parent: stat.parent,
         uid: effective_uid(&directory.join("status"))?,
-        started_s: seconds_now().saturating_sub(age_s),
+        started_s: seconds(ClockId::Realtime).saturating_sub(age_s),
         age_s,
         cpu_s: stat.cpu_ticks / USER_HZ,
         terminal: stat.terminal,
@@ -108,14 +108,6 @@ fn read(path: &Path) -> Result<String, ProcessesError> {
         source,
     })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn seconds_since_boot() -> u64 {
-    seconds(ClockId::Boottime)
-}
-
-fn seconds_now() -> u64 {
-    seconds(ClockId::Realtime)
 }
 
 fn seconds(clock: ClockId) -> u64 {

@@ -1,7 +1,5 @@
 //! Being told when a container runs out of memory, whichever kernel it runs on.
 
-use std::io;
-
 use runvm_container::cgroup::{self, OomNews};
 use rustix::event::PollFd;
 
@@ -42,8 +40,7 @@ impl OomWatch {
     /// What is new; does not wait.
     pub fn news(&mut self) -> Result<OomNews, BackendError> {
         let of_cgroup = self.cgroup.as_mut().map(cgroup::OomWatch::news);
-        let of_cgroup = of_cgroup.transpose().map_err(io_error)?;
-        if let Some(news @ (OomNews::Oom | OomNews::Gone)) = of_cgroup {
+        if let Some(news @ (OomNews::Oom | OomNews::Gone)) = of_cgroup.transpose()? {
             return Ok(news);
         }
         match &mut self.guest {
@@ -51,8 +48,4 @@ impl OomWatch {
             None => Ok(OomNews::Nothing),
         }
     }
-}
-
-fn io_error(error: io::Error) -> BackendError {
-    error.into()
 }
